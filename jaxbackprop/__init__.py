@@ -1,0 +1,1 @@
+"""Backpropagation written out by hand in JAX."""

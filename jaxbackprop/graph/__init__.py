@@ -1,0 +1,1 @@
+"""Backpropagation for any JAX function: a reverse walk over its computation graph."""
