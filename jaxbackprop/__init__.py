@@ -1,1 +1,34 @@
-"""Backpropagation written out by hand in JAX."""
+"""Backpropagation written out by hand in JAX, to see, check and own the backward pass.
+
+Two wings, which check each other: the four equations for dense networks (`Network`, `init`,
+`forward`, `loss`, `backward`, `backprop`), and the reverse walk over the computation graph of any
+JAX function (`jaxbackprop.graph`).
+"""
+
+from jaxbackprop import equations
+from jaxbackprop.backprop import Backward, backprop, backward
+from jaxbackprop.network import (
+    Layer,
+    Network,
+    Trace,
+    forward,
+    init,
+    loss,
+    stack,
+    unstack,
+)
+
+__all__ = [
+    "Backward",
+    "Layer",
+    "Network",
+    "Trace",
+    "backprop",
+    "backward",
+    "equations",
+    "forward",
+    "init",
+    "loss",
+    "stack",
+    "unstack",
+]
