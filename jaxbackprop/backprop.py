@@ -51,10 +51,10 @@ def backward(
 ) -> Backward:
     """The backward pass: BP1, then BP3, BP4 and BP2 layer by layer.
 
-    `seam(l, delta)` returns the δ to use for layer l = 1 … L in place of delta, the one that BP1 or
-    BP2 gave: clip it, add noise, freeze it. In a stack l is a traced integer.
-    `feedback` stands in for the weights in BP2, an array for each entry of params: with fixed random
-    matrices this is feedback alignment (Lillicrap et al., 2016).
+    `seam(l, delta)` returns the δ to use for layer l = 1 … L in place of delta, the one that BP1
+    or BP2 gave: clip it, add noise, freeze it. In a stack l is a traced integer.
+    `feedback` stands in for the weights in BP2, an array for each entry of params: with fixed
+    random matrices this is feedback alignment (Lillicrap et al., 2016).
 
     Raises ValueError where y, params or feedback do not fit.
     """

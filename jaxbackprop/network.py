@@ -11,7 +11,7 @@ import difflib
 import itertools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jaxbackprop.losses import LOSSES, Loss
 # Legend: n neurons of a layer, p of the previous one, m examples, depth layers of a stack.
 
 STACKED_RUN = 16  # shorter runs of equal layers are quicker unrolled than scanned
+T = TypeVar("T")
 SCHEMES = ("he", "xavier", "normal")
 
 
@@ -34,8 +35,8 @@ class Network:
     `hidden` and `output` name an entry of `activations.ACTIVATIONS`, or are an `Activation` of your
     own. It has no arrays: it is hashable and passes through `jax.jit` as it is.
 
-    Raises ValueError for a width below 1 or not whole, for an unknown name (and suggests the nearest
-    one), and for a pair of output and loss whose output error is not defined: softmax and
+    Raises ValueError for a width below 1 or not whole, for an unknown name (and suggests the
+    nearest one), and for a pair of output and loss whose output error is not defined: softmax and
     cross_entropy need each other, and binary_cross_entropy needs sigmoid.
     """
 
@@ -50,9 +51,7 @@ class Network:
             raise ValueError(f"sizes needs an input and an output width, got {self.sizes}")
         for l, width in enumerate(self.sizes):
             if isinstance(width, bool) or not hasattr(width, "__index__") or width < 1:
-                raise ValueError(
-                    f"sizes[{l}] is {width!r}: a width is a whole number of at least 1"
-                )
+                raise ValueError(f"sizes[{l}] is {width!r}: a width is a whole number ≥ 1")
         object.__setattr__(self, "sizes", tuple(int(width) for width in self.sizes))
         if self.sigma(0).name == "softmax" and self.depth > 1:
             raise ValueError("hidden='softmax': softmax can only be the output")
@@ -80,7 +79,7 @@ class Network:
         return LOSSES[self.loss]
 
 
-def _named(field: str, name: object, table: dict) -> object:
+def _named(field: str, name: object, table: dict[str, T]) -> T:
     """table[name], or a ValueError that suggests the nearest name."""
     if isinstance(name, str) and name in table:
         return table[name]
@@ -102,8 +101,8 @@ Params = tuple[Layer, ...]
 class Trace(NamedTuple):
     """What the forward pass leaves for the backward pass: the residuals.
 
-    `activations[0]` is x; `zs[k]` and `activations[k + 1]` belong to `params[k]`, and have a leading
-    axis where that is a stack.
+    `activations[0]` is x; `zs[k]` and `activations[k + 1]` belong to `params[k]`, and have a
+    leading axis where that is a stack.
     """
 
     zs: tuple[Float[Array, "*depth n m"], ...]
@@ -230,14 +229,15 @@ def check_params(network: Network, params: Params) -> None:
         raise ValueError(f"params have {layers} layers, the network has {network.depth}")
     l, dtype = 0, params[0].W.dtype
     for k, layer in enumerate(params):
-        for l in range(l + 1, l + layers_in(layer) + 1):
-            n, p = network.sizes[l], network.sizes[l - 1]
+        first, l = l + 1, l + layers_in(layer)
+        for of in range(first, l + 1):
+            n, p = network.sizes[of], network.sizes[of - 1]
             lead = layer.W.shape[:-2]
             for name, array, last in (("W", layer.W, p), ("b", layer.b, 1)):
                 if array.shape != (*lead, n, last):
                     raise ValueError(
                         f"params[{k}].{name} has shape {array.shape}, expected "
-                        f"{(*lead, n, last)} for layer {l} of sizes {network.sizes}"
+                        f"{(*lead, n, last)} for layer {of} of sizes {network.sizes}"
                     )
                 if array.dtype != dtype:
                     raise ValueError(
