@@ -125,11 +125,9 @@ def _stack_backward(
     depth = len(weights)
 
     def below(i: Int[Array, ""]) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+        z, a = before
         inside = jnp.maximum(i - 1, 0)
-        return tuple(
-            jnp.where(i > 0, stacked[inside], bottom)
-            for stacked, bottom in zip((zs, activations), before, strict=True)
-        )
+        return jnp.where(i > 0, zs[inside], z), jnp.where(i > 0, activations[inside], a)
 
     def step(delta, i):
         z, a = below(i)

@@ -1,0 +1,137 @@
+"""Data sets: handwritten digits that need no download, and IDX files (MNIST and its kin).
+
+Files and memory hold one example a row; the mathematics has one a column. A `Split` stays in rows,
+and a batch is transposed where it is gathered (:mod:`jaxbackprop.train`).
+"""
+
+import gzip
+import math
+import pathlib
+import zlib
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int
+
+IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+GZIP_RATIO = 1032  # deflate cannot expand a byte to more than this
+
+
+class Split(NamedTuple):
+    """N examples in rows, and their class labels."""
+
+    inputs: Float[np.ndarray, "N p"]
+    labels: Int[np.ndarray, " N"]
+
+
+def one_hot(
+    labels: ArrayLike, classes: int, dtype: DTypeLike = jnp.float32
+) -> Float[Array, "classes m"]:
+    """Columns with a 1 in the row of the example's class.
+
+    Raises ValueError for labels that are not of shape (m,), or not whole numbers in
+    0 … classes − 1. Labels are checked on the host: call it outside jit.
+    """
+    values = check_labels(labels, classes)
+    return jnp.asarray(np.arange(classes)[:, None] == values, dtype)
+
+
+def check_labels(labels: ArrayLike, classes: int) -> Int[np.ndarray, " m"]:
+    """labels as a NumPy array; ValueError, naming the first offender, where they are no classes."""
+    values = np.asarray(labels)
+    if values.ndim != 1:
+        raise ValueError(f"labels have shape {values.shape}, expected (m,)")
+    if not np.issubdtype(values.dtype, np.integer):
+        raise ValueError(f"labels are {values.dtype}, expected whole numbers")
+    outside = np.flatnonzero((values < 0) | (values >= classes))
+    if outside.size:
+        i = outside[0]
+        raise ValueError(f"labels[{i}] is {values[i]}, expected 0 … {classes - 1}")
+    return values
+
+
+def digits(test_fraction: float = 0.2, seed: int = 0) -> tuple[Split, Split]:
+    """The 1,797 scanned digits of 8 × 8 pixels that scikit-learn ships, as (train, test).
+
+    E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI (1998).
+    """
+    from sklearn.datasets import load_digits  # takes seconds to import: only where it is wanted
+
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    inputs = (images[order] / 16).astype(np.float32)
+    cut = round(len(labels) * (1 - test_fraction))
+    labels = labels[order].astype(np.int32)
+    return Split(inputs[:cut], labels[:cut]), Split(inputs[cut:], labels[cut:])
+
+
+def idx_folder(folder: str | pathlib.Path) -> tuple[Split, Split]:
+    """(train, test) from a folder with MNIST's four files, plain or gzipped.
+
+    Raises FileNotFoundError that names the missing file, and ValueError as `read_idx` does or where
+    images and labels do not pair.
+    """
+    return _idx_pair(pathlib.Path(folder), "train"), _idx_pair(pathlib.Path(folder), "t10k")
+
+
+def _idx_pair(folder: pathlib.Path, part: str) -> Split:
+    images = read_idx(_find(folder, f"{part}-images", "idx3-ubyte"))
+    labels = read_idx(_find(folder, f"{part}-labels", "idx1-ubyte"))
+    if labels.ndim != 1 or images.ndim < 2 or len(images) != len(labels) or not len(labels):
+        raise ValueError(
+            f"{folder}: {part} images have shape {images.shape}, labels {labels.shape}: no pairs"
+        )
+    scale = 255 if images.dtype == np.uint8 else 1
+    inputs = images.reshape(len(images), -1).astype(np.float32) / scale
+    return Split(inputs, labels.astype(np.int32))
+
+
+def _find(folder: pathlib.Path, stem: str, kind: str) -> pathlib.Path:
+    for separator in "-.":
+        for suffix in ("", ".gz"):
+            path = folder / f"{stem}{separator}{kind}{suffix}"
+            if path.is_file():
+                return path
+    raise FileNotFoundError(f"{folder} has no {stem}-{kind}, plain or .gz")
+
+
+def read_idx(path: str | pathlib.Path) -> np.ndarray:
+    """The array in an IDX file, plain or gzipped (format: Y. LeCun's MNIST page).
+
+    Raises ValueError, naming the file, for a wrong magic number, an unknown type, a length other
+    than the header's, trailing bytes or damaged compression. Nothing is allocated before the header
+    is known to be one that the file can hold.
+    """
+    path = pathlib.Path(path)
+    with path.open("rb") as raw:
+        zipped = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        room = path.stat().st_size * (GZIP_RATIO if zipped else 1)
+        try:
+            return _read_idx(gzip.GzipFile(fileobj=raw) if zipped else raw, room)
+        except (ValueError, EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{path} is not a sound IDX file: {error}") from None
+
+
+def _read_idx(file, room: int) -> np.ndarray:
+    head = file.read(4)
+    if len(head) < 4:
+        raise ValueError("it ends inside the magic number")
+    zero, kind, rank = head[:2], head[2], head[3]
+    if zero != b"\0\0" or kind not in IDX_TYPES or not 1 <= rank <= 4:
+        raise ValueError(f"magic number {head.hex()}, expected 0000, a type and a rank of 1 to 4")
+    sizes = file.read(4 * rank)
+    if len(sizes) < 4 * rank:
+        raise ValueError("it ends inside the header")
+    shape = tuple(np.frombuffer(sizes, ">u4").tolist())
+    dtype = np.dtype(IDX_TYPES[kind])
+    length = math.prod(shape) * dtype.itemsize
+    if length > room:
+        raise ValueError(f"the header promises {length} bytes, the file can hold {room} at most")
+    body = file.read(length)
+    if len(body) != length:
+        raise ValueError(f"the header promises {length} bytes, {len(body)} follow")
+    if file.read(1):
+        raise ValueError(f"bytes follow the {length} that the header promises")
+    return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="))

@@ -1,0 +1,174 @@
+"""Learning is another algorithm: gradients go to an optax optimizer.
+
+A training run is a `State` and the function `run`, which scans jitted steps over data that stay on
+the device. The order of the data is derived from the state's key and the epoch, so that a state is
+all that is needed to go on.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, DTypeLike, Float, Int, PRNGKeyArray
+
+from jaxbackprop.backprop import backprop
+from jaxbackprop.network import Network, Params, forward, init, layers_in, loss
+
+# Legend: N examples in rows, p inputs, n outputs; a batch has m of them, in columns.
+
+Gradient = Callable[..., tuple[Float[Array, ""], Params]]
+
+
+class State(NamedTuple):
+    """Everything that a run needs to continue: `step` counts the updates made."""
+
+    params: Params
+    opt_state: optax.OptState
+    step: Int[Array, ""]
+    key: PRNGKeyArray
+
+
+class Metrics(NamedTuple):
+    """Of each step: the batch's cost; and 0, or the layer whose gradient is not finite.
+
+    The layer is the first one that the backward pass meets; L + 1 where the gradients are finite
+    and only the cost is not.
+    """
+
+    loss: Float[Array, " steps"]
+    bad_layer: Int[Array, " steps"]
+
+
+def start(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    key: PRNGKeyArray,
+    dtype: DTypeLike = jnp.float32,
+    scheme: str | None = None,
+) -> State:
+    """The state before the first step."""
+    init_key, order_key = jax.random.split(key)
+    params = init(network, init_key, dtype, scheme)
+    return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), order_key)
+
+
+def automatic(
+    network: Network, params: Params, x: Float[Array, "p m"], y: Float[Array, "n m"]
+) -> tuple[Float[Array, ""], Params]:
+    """`backprop`'s twin through jax.value_and_grad, to compare with."""
+    return jax.value_and_grad(loss, argnums=1)(network, params, x, y)
+
+
+def update(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    x: Float[Array, "p m"],
+    y: Float[Array, "n m"],
+    gradient: Gradient = backprop,
+) -> tuple[State, Metrics]:
+    """One step. A step whose cost or gradients are not finite changes nothing but the count."""
+    batch_loss, gradients = gradient(network, state.params, x, y)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    bad_layer = first_bad_layer(network, batch_loss, gradients)
+    params, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(bad_layer == 0, new, old),
+        (params, opt_state),
+        (state.params, state.opt_state),
+    )
+    return state._replace(params=params, opt_state=opt_state, step=state.step + 1), Metrics(
+        batch_loss, bad_layer
+    )
+
+
+step = jax.jit(
+    update, static_argnames=("network", "optimizer", "gradient"), donate_argnames="state"
+)
+
+
+def first_bad_layer(network: Network, cost: Float[Array, ""], gradients: Params) -> Int[Array, ""]:
+    """0, or the last layer with a non-finite gradient; L + 1 where only the cost is not finite."""
+    bad, l = jnp.where(jnp.isfinite(cost), 0, network.depth + 1), 0
+    for layer in gradients:
+        numbers = l + 1 + jnp.arange(layers_in(layer))
+        l += layers_in(layer)
+        finite = jnp.isfinite(layer.W).all((-2, -1)) & jnp.isfinite(layer.b).all((-2, -1))
+        worst = jnp.max(jnp.where(finite, 0, numbers))
+        bad = jnp.where(worst > 0, worst, bad)
+    return bad
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("network", "optimizer", "batch", "steps", "gradient"),
+    donate_argnames="state",
+)
+def run(
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    state: State,
+    inputs: Float[Array, "N p"],
+    targets: Float[Array, "N n"],
+    *,
+    batch: int,
+    steps: int | None = None,
+    gradient: Gradient = backprop,
+) -> tuple[State, Metrics]:
+    """`steps` updates, by default one epoch: N // batch of them, each example at most once.
+
+    The order of epoch e is a permutation drawn from fold_in(key, e); the examples that do not fill
+    the last batch rest in that epoch. The buffers of `state` are donated.
+
+    Raises ValueError where batch is not in 1 … N or inputs and targets do not pair.
+    """
+    examples = len(inputs)
+    if len(targets) != examples:
+        raise ValueError(f"inputs have {examples} rows, targets {len(targets)}")
+    if not 1 <= batch <= examples:
+        raise ValueError(f"batch is {batch}, expected 1 … {examples}, the number of examples")
+    in_epoch = examples // batch
+
+    def order_of(epoch):
+        key = jax.random.fold_in(state.key, epoch)
+        return jax.random.permutation(key, examples)[: in_epoch * batch].reshape(in_epoch, batch)
+
+    def advance(carry, _):
+        state, order = carry
+        epoch, position = state.step // in_epoch, state.step % in_epoch
+        order = jax.lax.cond(position == 0, order_of, lambda _: order, epoch)
+        rows = order[position]
+        x, y = jnp.take(inputs, rows, axis=0).T, jnp.take(targets, rows, axis=0).T
+        state, metrics = update(network, optimizer, state, x, y, gradient)
+        return (state, order), metrics
+
+    start = (state, order_of(state.step // in_epoch))
+    (state, _), metrics = jax.lax.scan(advance, start, length=in_epoch if steps is None else steps)
+    return state, metrics
+
+
+@functools.partial(jax.jit, static_argnames=("network", "block"))
+def evaluate(
+    network: Network,
+    params: Params,
+    inputs: Float[Array, "N p"],
+    targets: Float[Array, "N n"],
+    *,
+    block: int = 1000,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(cost, accuracy) over a data set, a block of examples at a time.
+
+    An example counts as right where its largest output is its largest target.
+    """
+
+    def sums(example):
+        x, y = example[0][:, None], example[1][:, None]
+        trace = forward(network, params, x)
+        right = jnp.argmax(trace.activations[-1]) == jnp.argmax(y)
+        return network.cost.cost(trace.zs[-1], trace.activations[-1], y)[0], right
+
+    costs, right = jax.lax.map(sums, (inputs, targets), batch_size=min(block, len(inputs)))
+    return jnp.mean(costs), jnp.mean(right.astype(costs.dtype))
