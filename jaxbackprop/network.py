@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -40,7 +40,7 @@ class Network:
     cross_entropy need each other, and binary_cross_entropy needs sigmoid.
     """
 
-    sizes: tuple[int, ...]
+    sizes: Sequence[int]
     hidden: str | Activation = "sigmoid"
     output: str | Activation = "sigmoid"
     loss: str = "squared_error"
