@@ -8,6 +8,7 @@ import gzip
 import math
 import pathlib
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ class Split(NamedTuple):
 
 
 def one_hot(
-    labels: ArrayLike, classes: int, dtype: DTypeLike = jnp.float32
+    labels: ArrayLike | Sequence[int], classes: int, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "classes m"]:
     """Columns with a 1 in the row of the example's class.
 
@@ -37,7 +38,7 @@ def one_hot(
     return jnp.asarray(np.arange(classes)[:, None] == values, dtype)
 
 
-def check_labels(labels: ArrayLike, classes: int) -> Int[np.ndarray, " m"]:
+def check_labels(labels: ArrayLike | Sequence[int], classes: int) -> Int[np.ndarray, " m"]:
     """labels as a NumPy array; ValueError, naming the first offender, where they are no classes."""
     values = np.asarray(labels)
     if values.ndim != 1:

@@ -1,0 +1,5 @@
+"""Is this gradient right? Numerical gradients, and comparisons that say what is wrong."""
+
+from jaxbackprop.check.numerical import numerical_gradient
+
+__all__ = ["numerical_gradient"]

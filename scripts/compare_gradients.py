@@ -1,0 +1,138 @@
+"""Compare gradients by hand with jax.grad's and with central differences, layer by layer.
+
+    python scripts/compare_gradients.py
+    python scripts/compare_gradients.py --hidden gelu --output softmax --loss cross_entropy
+    python scripts/compare_gradients.py --sizes 20 30 30 5 --dtype float64
+
+Errors are normwise, ‖g − ĝ‖ / ‖ĝ‖, in units of eps of the dtype; central differences are taken in
+float64. The exit status is 1 where an error is above its gate.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from jaxbackprop import Layer, Network, backprop, init, loss, train, unstack
+from jaxbackprop.check import numerical_gradient
+
+NUMERICAL_GATE = 1e-7  # central differences in float64 are right to about 1e-10
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which network to compare on."""
+
+    sizes: tuple[int, ...] = (8, 16, 12, 4)
+    """Layer widths, input first."""
+    hidden: str = "sigmoid"
+    """The hidden activation."""
+    output: str = "sigmoid"
+    """The output activation."""
+    loss: str = "squared_error"
+    """squared_error, binary_cross_entropy or cross_entropy."""
+    batch: int = 32
+    """Examples."""
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = "float32"
+    """Precision of the two gradients that are compared."""
+    seed: int = 0
+    """Decides weights and data."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise ValueError(f"--batch is {self.batch}, expected at least 1")
+
+
+def example(network: Network, options: Options) -> tuple[Any, jax.Array, jax.Array]:
+    """Random parameters and data; targets are probabilities, which every loss allows."""
+    keys = jax.random.split(jax.random.key(options.seed), 3)
+    params = init(network, keys[0], options.dtype)
+    x = jax.random.normal(keys[1], (network.sizes[0], options.batch), options.dtype)
+    y = jax.random.uniform(keys[2], (network.sizes[-1], options.batch), options.dtype)
+    return params, x, y / y.sum(0) if network.loss == "cross_entropy" else y
+
+
+def timed(f: Callable, *args: Any) -> tuple[Any, float]:
+    """The result of f, and the median of the seconds of 5 calls after the first."""
+    f = jax.jit(f)
+    result, seconds = jax.block_until_ready(f(*args)), []
+    for _ in range(5):
+        begin = time.perf_counter()
+        jax.block_until_ready(f(*args))
+        seconds.append(time.perf_counter() - begin)
+    return result, sorted(seconds)[2]
+
+
+def relative(found: np.ndarray, expected: np.ndarray) -> float:
+    """‖found − expected‖ / ‖expected‖; 0 / 0 is 0, and anything else / 0 infinite."""
+    distance, size = np.linalg.norm(found - expected), np.linalg.norm(expected)
+    return float(distance / size) if size else float("inf") * distance if distance else 0.0
+
+
+def main(options: Options) -> bool:
+    network = Network(options.sizes, options.hidden, options.output, options.loss)
+    params, x, y = example(network, options)
+    params64, x64, y64 = jax.tree.map(lambda leaf: leaf.astype("float64"), (params, x, y))
+
+    (_, manual), by_hand = timed(lambda *a: backprop(network, *a), params, x, y)
+    (_, automatic), by_jax = timed(lambda *a: train.automatic(network, *a), params, x, y)
+    numerical, by_steps = timed(numerical_gradient(lambda p: loss(network, p, x64, y64)), params64)
+
+    eps = float(jnp.finfo(options.dtype).eps)
+    gate = 8 * (network.depth + 1)
+    numerical_gate = max(gate, NUMERICAL_GATE / eps)
+    table = Table(
+        title=f"{network.sizes}, {options.hidden}, {options.output}, {options.loss}, "
+        f"batch {options.batch}, {options.dtype}, {jax.default_backend()}",
+        title_justify="left",
+    )
+    for name in ("", "shape", "jax.grad", "largest |Δ|", "at", "central"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
+
+    good = True
+    for l, layers in enumerate(zip(*map(unstack, (manual, automatic, numerical)), strict=True), 1):
+        for name in Layer._fields:
+            g, ĝ, steps = (np.asarray(getattr(layer, name)).astype("float64") for layer in layers)
+            difference = np.abs(g - ĝ)
+            at = np.unravel_index(difference.argmax(), g.shape)
+            errors = relative(g, ĝ) / eps, relative(g, steps) / eps
+            ok = errors[0] <= gate and errors[1] <= numerical_gate
+            good &= ok
+            table.add_row(
+                f"{name}{l}",
+                "×".join(map(str, g.shape)),
+                f"{errors[0]:.2g} eps",
+                f"{difference[at]:.1e}",
+                f"{int(at[0])}, {int(at[1])}",
+                f"{errors[1]:.2g} eps",
+                "ok" if ok else "WRONG",
+            )
+    console = Console(highlight=False)
+    console.print(table)
+    n = sum(leaf.size for leaf in jax.tree.leaves(params))
+    console.print(
+        f"gates: {gate} eps to jax.grad, {numerical_gate:.2g} eps to central differences\n"
+        f"time: by hand {by_hand * 1e3:.3g} ms, jax.grad {by_jax * 1e3:.3g} ms, "
+        f"central differences {by_steps * 1e3:.3g} ms ({2 * n} evaluations)\n"
+        + ("all equal" if good else "NOT EQUAL")
+    )
+    return good
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+    options = tyro.cli(Options)
+    try:
+        sys.exit(0 if main(options) else 1)
+    except ValueError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")

@@ -1,0 +1,120 @@
+"""Data: what is read is what the file says, or the file is refused by name."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+
+from jaxbackprop import data
+
+
+def idx(array, kind=0x08, magic=b"\0\0"):
+    shape = struct.pack(f">{array.ndim}I", *array.shape)
+    return magic + bytes([kind, array.ndim]) + shape + array.tobytes()
+
+
+IMAGES = np.arange(24, dtype="u1").reshape(4, 2, 3)
+LABELS = np.array([1, 0, 2, 1], "u1")
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [(0x08, ">u1"), (0x09, ">i1"), (0x0B, ">i2"), (0x0C, ">i4"), (0x0D, ">f4"), (0x0E, ">f8")],
+)
+def test_reads_every_type_plain_and_zipped(tmp_path, kind, dtype, zipped):
+    array = IMAGES.astype(dtype)
+    path = tmp_path / "file"
+    path.write_bytes((gzip.compress if zipped else bytes)(idx(array, kind)))
+    found = data.read_idx(path)
+    assert found.dtype == array.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(found, array)
+
+
+WHOLE = idx(IMAGES)
+BOMB = idx(np.zeros((4, 2, 3), "u1"))[:-24] + bytes(10_000_000)
+HUGE = b"\0\0\x08\x03" + struct.pack(">3I", 2**31, 2**31, 2**31)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "ends inside the magic number"),
+        (b"PNG\0" + WHOLE[4:], "magic number 504e4700"),
+        (WHOLE[:2] + b"\x07" + WHOLE[3:], "magic number 00000703"),
+        (WHOLE[:3] + b"\x09" + WHOLE[4:], "magic number 00000809"),
+        (WHOLE[:9], "ends inside the header"),
+        (WHOLE[:-1], "promises 24 bytes"),
+        (WHOLE + b"\0", "bytes follow the 24"),
+        (HUGE, "the file can hold 16 at most"),
+        (gzip.compress(HUGE), "the file can hold"),
+        (gzip.compress(BOMB), "bytes follow the 24"),
+        (gzip.compress(WHOLE)[:-9], "end"),
+        (gzip.compress(WHOLE)[:-8] + b"\1\2\3\4" + gzip.compress(WHOLE)[-4:], "CRC"),
+        (gzip.compress(WHOLE)[:4] + b"\xff" * 20, "."),
+    ],
+)
+def test_a_file_that_is_not_sound_is_refused_by_name(tmp_path, content, message):
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=f"train-images-idx3-ubyte is not a sound IDX file.*{message}"
+    ):
+        data.read_idx(path)
+
+
+def write_folder(folder, images=IMAGES, labels=LABELS, separator="-", suffix=""):
+    pack = gzip.compress if suffix else bytes
+    for part in ("train", "t10k"):
+        for name, kind, array in (("images", "idx3", images), ("labels", "idx1", labels)):
+            path = folder / f"{part}-{name}{separator}{kind}-ubyte{suffix}"
+            path.write_bytes(pack(idx(array)))
+
+
+@pytest.mark.parametrize("separator", ["-", "."])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_folder_of_four_files_is_two_splits_scaled_to_one(tmp_path, separator, suffix):
+    write_folder(tmp_path, separator=separator, suffix=suffix)
+    train, test = data.idx_folder(tmp_path)
+    np.testing.assert_allclose(train.inputs, IMAGES.reshape(4, 6) / np.float32(255))
+    np.testing.assert_array_equal(test.labels, LABELS)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="has no train-images-idx3-ubyte"):
+        data.idx_folder(tmp_path)
+
+
+def test_images_and_labels_that_do_not_pair_are_refused(tmp_path):
+    write_folder(tmp_path, labels=LABELS[:3])
+    with pytest.raises(ValueError, match="no pairs"):
+        data.idx_folder(tmp_path)
+
+
+def test_the_digits_are_split_once_and_for_all():
+    train, test = data.digits()
+    assert train.inputs.shape == (1438, 64)
+    assert test.inputs.shape == (359, 64)
+    assert train.inputs.min() == 0
+    assert train.inputs.max() == 1
+    rows = {row.tobytes() for row in train.inputs} & {row.tobytes() for row in test.inputs}
+    assert not rows
+
+
+def test_one_hot_has_a_column_an_example():
+    assert data.one_hot([2, 0], 3).tolist() == [[0, 1], [0, 0], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 3], r"labels\[1\] is 3, expected 0 … 2"),
+        ([-1], r"labels\[0\] is -1"),
+        ([[0, 1]], r"labels have shape \(1, 2\)"),
+        ([0.5], "labels are float64"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels, message, untyped):
+    with pytest.raises(ValueError, match=message):
+        data.one_hot(labels, 3)

@@ -1,0 +1,97 @@
+"""The scripts do what the README says, as a user would run them."""
+
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+from test_data import write_folder
+
+SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
+
+
+def run(script, *options):
+    return subprocess.run(
+        [sys.executable, SCRIPTS / script, *map(str, options)], capture_output=True, text=True
+    )
+
+
+def test_the_defaults_learn_the_digits_to_97_per_cent(tmp_path):
+    done = run("train.py", "--run-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["history"]["test_accuracy"][-1] >= 0.97
+    assert len(record["history"]["loss"]) == 40
+
+
+def test_manual_and_automatic_runs_end_within_rounding(tmp_path):
+    losses = []
+    for gradient in ("manual", "automatic"):
+        folder = tmp_path / gradient
+        done = run("train.py", "--gradient", gradient, "--epochs", 5, "--run-dir", folder)
+        assert done.returncode == 0, done.stderr
+        losses.append(json.loads((folder / "metrics.json").read_text())["history"]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_trains_on_a_folder_of_idx_files(tmp_path):
+    write_folder(tmp_path)
+    done = run(
+        *("train.py", "--data-dir", tmp_path, "--sizes", 6, 5, 3, "--batch", 2, "--epochs", 1),
+        *("--optimizer", "momentum", "--hidden", "tanh", "--run-dir", tmp_path / "run"),
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--hidden", "rellu"], "did you mean 'relu'?"),
+        (["--optimizer", "adamm"], "--optimizer adamm: optax has no optimizer of that name"),
+        (["--sizes", "63", "10"], "--sizes begins with 63, an example has 64"),
+        (["--sizes", "64", "9"], "expected 0 … 8"),
+        (["--batch", "0"], "--batch is 0"),
+        (["--data-dir", "/nowhere"], "/nowhere has no train-images"),
+        (["--optimizer", "sgd", "--learning-rate", "1e30"], "is not finite"),
+    ],
+)
+def test_a_run_that_cannot_be_ends_in_one_sentence(options, message, tmp_path):
+    done = run("train.py", *options, "--epochs", 2, "--run-dir", tmp_path)
+    assert done.returncode != 0
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--hidden", "gelu", "--output", "softmax", "--loss", "cross_entropy"],
+        ["--hidden", "relu", "--output", "sigmoid", "--loss", "binary_cross_entropy"],
+        ["--dtype", "float64", "--output", "identity"],
+    ],
+)
+def test_comparing_gradients_ends_well(options):
+    done = run("compare_gradients.py", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all equal" in done.stdout
+
+
+def test_comparing_a_wrong_gradient_ends_with_status_1():
+    spec = importlib.util.spec_from_file_location("compare", SCRIPTS / "compare_gradients.py")
+    compare = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(compare)
+    right = compare.backprop
+
+    def wrong(network, params, x, y):
+        cost, gradients = right(network, params, x, y)
+        return cost, jax.tree.map(lambda g: 1.01 * g, gradients)
+
+    with jax.enable_x64(True):
+        assert compare.main(compare.Options())
+        compare.backprop = wrong
+        assert not compare.main(compare.Options())
