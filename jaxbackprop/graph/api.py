@@ -1,0 +1,132 @@
+"""`grad`, `value_and_grad` and `vjp` in the form of jax's own, by the reverse walk."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbackprop.graph.walk import backward, forward, is_real
+
+
+def grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable:
+    """A function with f's arguments that returns the gradient of f by args[argnums].
+
+    As jax.grad: f returns a real scalar, or (scalar, aux) with `has_aux`; the arguments are pytrees
+    of real arrays. Raises TypeError in jax's terms otherwise, and `UnsupportedPrimitive` where the
+    graph has an operation without a rule.
+    """
+
+    def gradient(*args: Any, **kwargs: Any) -> Any:
+        value, gradients = value_and_grad(f, argnums, has_aux)(*args, **kwargs)
+        return (gradients, value[1]) if has_aux else gradients
+
+    return gradient
+
+
+def value_and_grad(
+    f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable:
+    """As `grad`, and the value besides: (value, gradient), or ((value, aux), gradient)."""
+
+    def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
+        chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        primals = tuple(args[i] for i in chosen)
+        for i, primal in zip(chosen, primals, strict=True):
+            _check_real(f"argument {i}", primal)
+
+        def of_chosen(*primals):
+            full = list(args)
+            for i, primal in zip(chosen, primals, strict=True):
+                full[i] = primal
+            return f(*full, **kwargs)
+
+        out, pullback = _vjp(of_chosen, primals)
+        value = out[0] if has_aux else out
+        _check_scalar(value)
+        seed = jnp.ones((), value.dtype)
+        cts = jax.tree.map(lambda leaf: None, out)
+        cts = (seed, cts[1]) if has_aux else seed
+        gradients = pullback(cts)
+        return out, gradients[0] if isinstance(argnums, int) else gradients
+
+    return value_and_gradient
+
+
+def vjp(f: Callable, *primals: Any) -> tuple[Any, Callable]:
+    """(f(*primals), pullback): the pullback takes a cotangent of the form of the output and returns
+    a tuple of cotangents, one a primal. Integer leaves of the primals get float0 zeros, as in jax.
+
+    Raises TypeError where a cotangent's structure, shape or dtype is not the output's.
+    """
+    out, pullback = _vjp(f, primals)
+
+    def checked(ct: Any) -> tuple:
+        if jax.tree.structure(ct) != jax.tree.structure(out):
+            raise TypeError(
+                f"the cotangent has the structure {jax.tree.structure(ct)}, "
+                f"the output {jax.tree.structure(out)}"
+            )
+        for (path, c), o in zip(
+            jax.tree_util.tree_leaves_with_path(ct), jax.tree.leaves(out), strict=True
+        ):
+            if jnp.shape(c) != jnp.shape(o) or (is_real(o) and jnp.result_type(c) != o.dtype):
+                raise TypeError(
+                    f"the cotangent{jax.tree_util.keystr(path)} is "
+                    f"{jnp.result_type(c)}{list(jnp.shape(c))}, the output {o.dtype}{list(o.shape)}"
+                )
+        return pullback(ct)
+
+    return out, checked
+
+
+def _vjp(f: Callable, primals: tuple) -> tuple[Any, Callable]:
+    leaves, tree = jax.tree.flatten(primals)
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    closed, shape = jax.make_jaxpr(
+        lambda *leaves: f(*jax.tree.unflatten(tree, leaves)), return_shape=True
+    )(*leaves)
+    tape = forward(closed.jaxpr, closed.consts, leaves, [True] * len(leaves))
+    out_tree = jax.tree.structure(shape)
+
+    def pullback(ct: Any) -> tuple:
+        cts = out_tree.flatten_up_to(ct)
+        cts = [
+            ct if ct is not None and active else None
+            for ct, active in zip(cts, tape.active_outputs, strict=True)
+        ]
+        return jax.tree.unflatten(
+            tree,
+            [_gradient(leaf, ct) for leaf, ct in zip(leaves, backward(tape, cts), strict=True)],
+        )
+
+    return jax.tree.unflatten(out_tree, tape.outputs), pullback
+
+
+def _gradient(leaf: jax.Array, ct: Any) -> Any:
+    """A leaf that nothing depends on has the gradient zero; an integer one has none (float0)."""
+    if not is_real(leaf):
+        return jnp.zeros(leaf.shape, jax.dtypes.float0)
+    return jnp.zeros_like(leaf) if ct is None else ct
+
+
+def _check_real(name: str, primal: Any) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(primal):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise TypeError(
+                f"grad requires real inputs (of a floating dtype), but "
+                f"{name}{jax.tree_util.keystr(path)} is {dtype}"
+            )
+
+
+def _check_scalar(value: Any) -> None:
+    if jnp.ndim(value) != 0 or len(jax.tree.leaves(value)) != 1:
+        raise TypeError(
+            f"gradient only defined for scalar-output functions, "
+            f"got the output shape {jax.tree.map(jnp.shape, value)}"
+        )
+    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(
+            f"gradient only defined for real outputs, the output is {jnp.result_type(value)}"
+        )

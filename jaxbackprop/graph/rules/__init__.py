@@ -1,0 +1,30 @@
+"""Local gradients of JAX's primitives, by family; importing this fills the table."""
+
+from jaxbackprop.graph.rules import (
+    contraction,
+    cumulative,
+    elementwise,
+    indexing,
+    linalg,
+    reduction,
+    shape,
+    sorting,
+    windows,
+)
+from jaxbackprop.graph.rules.table import FLAT, RULES, UnsupportedPrimitive, rule
+
+__all__ = [
+    "FLAT",
+    "RULES",
+    "UnsupportedPrimitive",
+    "contraction",
+    "cumulative",
+    "elementwise",
+    "indexing",
+    "linalg",
+    "reduction",
+    "rule",
+    "shape",
+    "sorting",
+    "windows",
+]

@@ -1,0 +1,71 @@
+"""Cumulative operations: each output depends on the inputs up to it."""
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbackprop.graph.rules.sorting import add_along
+from jaxbackprop.graph.rules.table import rule
+
+
+@rule("cumsum")
+def cumsum(cts, outs, x, *, axis, reverse):
+    """xⱼ is in every sum from j on: the sum of their cotangents, taken from the other end."""
+    (ct,) = cts
+    return (lambda: lax.cumsum(ct, axis, reverse=not reverse),)
+
+
+@rule("cumprod")
+def cumprod(cts, outs, x, *, axis, reverse):
+    """With P the product before j: ∂/∂xⱼ = Pⱼ Sⱼ,  Sⱼ = ctⱼ + xⱼ₊₁ Sⱼ₊₁. No division by x."""
+    (ct,) = cts
+
+    def back():
+        x_, ct_ = (lax.rev(x, [axis]), lax.rev(ct, [axis])) if reverse else (x, ct)
+        n = x.shape[axis]
+        one = jnp.ones_like(lax.slice_in_dim(x_, 0, 1, axis=axis))
+        inner = lax.slice_in_dim(x_, 0, n - 1, axis=axis)
+        before = lax.cumprod(lax.concatenate([one, inner], axis), axis)
+        following = lax.concatenate([lax.slice_in_dim(x_, 1, n, axis=axis), one], axis)
+
+        def join(later, earlier):
+            return earlier[0] * later[0], earlier[1] + earlier[0] * later[1]
+
+        _, s = lax.associative_scan(join, (following, ct_), axis=axis, reverse=True)
+        result = before * s
+        return lax.rev(result, [axis]) if reverse else result
+
+    return (back,)
+
+
+@rule("cumlogsumexp")
+def cumlogsumexp(cts, outs, x, *, axis, reverse):
+    """Σᵢ ctᵢ exp(xⱼ − outᵢ), in logarithms and for each sign of ct apart: nothing overflows."""
+    (ct,), (out,) = cts, outs
+
+    def back():
+        def part(c):
+            positive = jnp.where(c > 0, c, jnp.ones_like(c))
+            logs = jnp.where(c > 0, lax.log(positive) - out, -jnp.inf)
+            return lax.exp(x + lax.cumlogsumexp(logs, axis, reverse=not reverse))
+
+        return part(ct) - part(-ct)
+
+    return (back,)
+
+
+@rule("cummax", "cummin")
+def cumextreme(cts, outs, x, *, axis, reverse):
+    """To the number that holds the record: the first of equal ones."""
+    (ct,), (out,) = cts, outs
+
+    def back():
+        place = lax.broadcasted_iota(jnp.int32, x.shape, axis)
+        n = x.shape[axis]
+        order = (n - 1 - place) if reverse else place
+        shifted = jnp.roll(out, -1 if reverse else 1, axis)
+        record = (order == 0) | (out != shifted)
+        holder = lax.cummax(jnp.where(record, order, -1), axis, reverse=reverse)
+        holder = (n - 1 - holder) if reverse else holder
+        return add_along(x, holder, ct, axis)
+
+    return (back,)

@@ -1,0 +1,317 @@
+"""Local gradients of the elementwise operations: ∂out/∂x, from the table of derivatives."""
+
+import math
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbackprop.graph.rules.table import local_gradient, rule
+
+# --- linear: the cotangent passes as it is, or scaled ---
+
+
+@rule("add", "add_any")
+def add(cts, outs, x, y):
+    (ct,) = cts
+    return (lambda: ct, lambda: ct)
+
+
+@rule("sub")
+def sub(cts, outs, x, y):
+    (ct,) = cts
+    return (lambda: ct, lambda: -ct)
+
+
+@rule("neg")
+def neg(cts, outs, x):
+    (ct,) = cts
+    return (lambda: -ct,)
+
+
+@rule("copy", "copy_p", "reduce_precision", "optimization_barrier", "pvary", "sharding_constraint")
+def same(cts, outs, *xs, **params):
+    return tuple((lambda ct=ct: ct) for ct in cts)
+
+
+@rule("convert_element_type")
+def convert_element_type(cts, outs, x, *, new_dtype, **params):
+    (ct,) = cts
+    return (lambda: ct.astype(x.dtype),)
+
+
+@rule("real")
+def real(cts, outs, x):
+    (ct,) = cts
+    return (lambda: ct.astype(x.dtype),)
+
+
+# --- products, quotients, powers ---
+
+
+@local_gradient("mul")
+def mul(out, x, y, **params):
+    return (lambda: y, lambda: x)
+
+
+@rule("div")
+def div(cts, outs, x, y):
+    """d(x/y) = dx / y − (x/y) dy / y."""
+    (ct,), (out,) = cts, outs
+    return (lambda: ct / y, lambda: -ct * out / y)
+
+
+@rule("rem")
+def rem(cts, outs, x, y):
+    """x − y trunc(x / y)."""
+    (ct,) = cts
+
+    def trunc():
+        return lax.sign(x / y) * lax.floor(lax.abs(x / y))
+
+    return (lambda: ct, lambda: -ct * trunc())
+
+
+@local_gradient("square")
+def square(out, x):
+    return (lambda: 2 * x,)
+
+
+@local_gradient("integer_pow")
+def integer_pow(out, x, *, y):
+    return (lambda: jnp.zeros_like(x) if y == 0 else y * lax.integer_pow(x, y - 1),)
+
+
+@local_gradient("pow")
+def power(out, x, y):
+    """y xʸ⁻¹ and xʸ log x; as in JAX, 0 for y = 0, and log x taken as 0 at x = 0."""
+
+    def by_base():
+        y_ = jnp.asarray(y, x.dtype)
+        exponent = jnp.where(y_ == 0, jnp.ones_like(y_), y_ - 1)
+        return jnp.where(y_ == 0, jnp.zeros_like(out), y_ * lax.pow(*_both(x, exponent)))
+
+    def by_exponent():
+        return jnp.log(jnp.where(x == 0, jnp.ones_like(x), x)) * out
+
+    exponent_is_real = jnp.issubdtype(jnp.result_type(y), jnp.floating)
+    return (by_base, by_exponent if exponent_is_real else None)
+
+
+def _both(x, y):
+    return jnp.broadcast_arrays(x, y)
+
+
+@local_gradient("sqrt")
+def sqrt(out, x, **params):
+    return (lambda: 0.5 / out,)
+
+
+@local_gradient("rsqrt")
+def rsqrt(out, x, **params):
+    return (lambda: -0.5 * out / x,)
+
+
+@local_gradient("cbrt")
+def cbrt(out, x, **params):
+    return (lambda: out / (3 * x),)
+
+
+# --- exponentials and logarithms ---
+
+
+@local_gradient("exp")
+def exp(out, x, **params):
+    return (lambda: out,)
+
+
+@local_gradient("exp2")
+def exp2(out, x, **params):
+    return (lambda: math.log(2) * out,)
+
+
+@local_gradient("expm1")
+def expm1(out, x, **params):
+    return (lambda: out + 1,)
+
+
+@rule("log")
+def log(cts, outs, x, **params):
+    (ct,) = cts
+    return (lambda: ct / x,)
+
+
+@rule("log1p")
+def log1p(cts, outs, x, **params):
+    (ct,) = cts
+    return (lambda: ct / (1 + x),)
+
+
+@local_gradient("logistic")
+def logistic(out, x, **params):
+    return (lambda: out * (1 - out),)
+
+
+# --- trigonometric and hyperbolic ---
+
+
+@local_gradient("sin")
+def sin(out, x, **params):
+    return (lambda: lax.cos(x),)
+
+
+@local_gradient("cos")
+def cos(out, x, **params):
+    return (lambda: -lax.sin(x),)
+
+
+@local_gradient("tan")
+def tan(out, x, **params):
+    return (lambda: 1 + out * out,)
+
+
+@local_gradient("asin")
+def asin(out, x, **params):
+    return (lambda: lax.rsqrt(1 - x * x),)
+
+
+@local_gradient("acos")
+def acos(out, x, **params):
+    return (lambda: -lax.rsqrt(1 - x * x),)
+
+
+@local_gradient("atan")
+def atan(out, x, **params):
+    return (lambda: 1 / (1 + x * x),)
+
+
+@local_gradient("atan2")
+def atan2(out, y, x):
+    """Divided by the larger of the two first: x² + y² neither over- nor underflows."""
+
+    def over(part):
+        larger = lax.max(lax.abs(x), lax.abs(y))
+        u, v = x / larger, y / larger
+        return (part / larger) / (u * u + v * v) / larger
+
+    return (lambda: over(x), lambda: -over(y))
+
+
+@local_gradient("sinh")
+def sinh(out, x, **params):
+    return (lambda: lax.cosh(x),)
+
+
+@local_gradient("cosh")
+def cosh(out, x, **params):
+    return (lambda: lax.sinh(x),)
+
+
+@local_gradient("tanh")
+def tanh(out, x, **params):
+    return (lambda: 1 - out * out,)
+
+
+@local_gradient("asinh")
+def asinh(out, x):
+    return (lambda: lax.rsqrt(x * x + 1),)
+
+
+@local_gradient("acosh")
+def acosh(out, x):
+    return (lambda: lax.rsqrt((x - 1) * (x + 1)),)
+
+
+@local_gradient("atanh")
+def atanh(out, x):
+    return (lambda: 1 / ((1 - x) * (1 + x)),)
+
+
+# --- special functions ---
+
+TWO_OVER_SQRT_PI = 2 / math.pi**0.5  # a Python float takes the dtype of what it meets
+
+
+@local_gradient("erf")
+def erf(out, x):
+    return (lambda: TWO_OVER_SQRT_PI * lax.exp(-x * x),)
+
+
+@local_gradient("erfc")
+def erfc(out, x):
+    return (lambda: -TWO_OVER_SQRT_PI * lax.exp(-x * x),)
+
+
+@local_gradient("erf_inv")
+def erf_inv(out, x):
+    return (lambda: 1 / TWO_OVER_SQRT_PI * lax.exp(out * out),)
+
+
+@local_gradient("lgamma")
+def lgamma(out, x):
+    return (lambda: lax.digamma(x),)
+
+
+@local_gradient("digamma")
+def digamma(out, x):
+    return (lambda: lax.polygamma(jnp.ones_like(x), x),)
+
+
+@local_gradient("polygamma")
+def polygamma(out, m, x):
+    return (None, lambda: lax.polygamma(m + 1, x))
+
+
+# --- comparisons that select ---
+
+
+@rule("abs")
+def absolute(cts, outs, x):
+    """sign(x); at 0 the choice is JAX's, 1."""
+    (ct,) = cts
+    return (lambda: jnp.where(x >= 0, ct, -ct),)
+
+
+def _share(ct, mine, other):
+    """The whole to the one chosen; half to each at a tie."""
+    mine, other = _both(mine, other)
+    return lambda chosen: jnp.where(chosen, ct, jnp.where(mine == other, ct * 0.5, 0 * ct))
+
+
+@rule("max")
+def maximum(cts, outs, x, y):
+    (ct,) = cts
+    return (lambda: _share(ct, x, y)(x > y), lambda: _share(ct, x, y)(y > x))
+
+
+@rule("min")
+def minimum(cts, outs, x, y):
+    (ct,) = cts
+    return (lambda: _share(ct, x, y)(x < y), lambda: _share(ct, x, y)(y < x))
+
+
+@rule("clamp")
+def clamp(cts, outs, low, x, high):
+    """To x strictly between the bounds, and to the bound where it is beyond, as in JAX."""
+    (ct,) = cts
+    none = jnp.zeros_like(ct)
+    return (
+        lambda: jnp.where((x < low) & (low < high), ct, none),
+        lambda: jnp.where((x > low) & (x < high), ct, none),
+        lambda: jnp.where(x > high, ct, none),
+    )
+
+
+@rule("select_n")
+def select_n(cts, outs, which, *cases):
+    """To the case that was taken, and exactly zero to the others."""
+    (ct,) = cts
+    none = jnp.zeros_like(ct)
+
+    def to(i):
+        chosen = [none] * len(cases)
+        chosen[i] = ct
+        return lambda: lax.select_n(which, *chosen)
+
+    return (None, *(to(i) for i in range(len(cases))))
+
+

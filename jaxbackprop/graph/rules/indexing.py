@@ -1,0 +1,109 @@
+"""Reading and writing parts of an array: a read is a write on the way back, and a write a read."""
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbackprop.graph.rules.table import rule
+
+
+@rule("slice")
+def slice_(cts, outs, x, *, start_indices, limit_indices, strides):
+    (ct,) = cts
+
+    def back():
+        steps = strides or (1,) * x.ndim
+        config = []
+        for n, start, step, length in zip(x.shape, start_indices, steps, ct.shape, strict=True):
+            end = start + (length - 1) * step + 1 if length else start
+            config.append((start, n - end, step - 1))
+        return lax.pad(ct, jnp.zeros((), ct.dtype), config)
+
+    return (back,)
+
+
+@rule("dynamic_slice")
+def dynamic_slice(cts, outs, x, *starts, slice_sizes):
+    """A start out of bounds is moved in, on the way back as on the way forward."""
+    (ct,) = cts
+    return (
+        lambda: lax.dynamic_update_slice(jnp.zeros_like(x), ct, starts),
+        *(None for _ in starts),
+    )
+
+
+@rule("dynamic_update_slice")
+def dynamic_update_slice(cts, outs, x, update, *starts):
+    (ct,) = cts
+    return (
+        lambda: lax.dynamic_update_slice(ct, jnp.zeros_like(update), starts),
+        lambda: lax.dynamic_slice(ct, starts, update.shape),
+        *(None for _ in starts),
+    )
+
+
+@rule("gather")
+def gather(cts, outs, x, indices, *, dimension_numbers, mode, **params):
+    """A number read several times gets the sum of its cotangents."""
+    (ct,) = cts
+    numbers = lax.ScatterDimensionNumbers(
+        update_window_dims=dimension_numbers.offset_dims,
+        inserted_window_dims=dimension_numbers.collapsed_slice_dims,
+        scatter_dims_to_operand_dims=dimension_numbers.start_index_map,
+        operand_batching_dims=dimension_numbers.operand_batching_dims,
+        scatter_indices_batching_dims=dimension_numbers.start_indices_batching_dims,
+    )
+    flags = {name: params[name] for name in ("indices_are_sorted", "unique_indices")}
+    return (
+        lambda: lax.scatter_add(jnp.zeros_like(x), indices, ct, numbers, mode=mode, **flags),
+        None,
+    )
+
+
+def _read(array, indices, like, dimension_numbers, mode):
+    """Gather from array what a scatter of `like` would write."""
+    window = iter(dimension_numbers.update_window_dims)
+    flat = (
+        *dimension_numbers.inserted_window_dims,
+        *dimension_numbers.operand_batching_dims,
+    )
+    sizes = [1 if d in flat else like.shape[next(window)] for d in range(array.ndim)]
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=dimension_numbers.update_window_dims,
+        collapsed_slice_dims=dimension_numbers.inserted_window_dims,
+        start_index_map=dimension_numbers.scatter_dims_to_operand_dims,
+        operand_batching_dims=dimension_numbers.operand_batching_dims,
+        start_indices_batching_dims=dimension_numbers.scatter_indices_batching_dims,
+    )
+    return lax.gather(array, indices, numbers, sizes, mode=mode, fill_value=0)
+
+
+@rule("scatter-add")
+def scatter_add(cts, outs, x, indices, updates, *, dimension_numbers, mode, **params):
+    (ct,) = cts
+    return (lambda: ct, None, lambda: _read(ct, indices, updates, dimension_numbers, mode))
+
+
+@rule("scatter-sub")
+def scatter_sub(cts, outs, x, indices, updates, *, dimension_numbers, mode, **params):
+    (ct,) = cts
+    return (lambda: ct, None, lambda: -_read(ct, indices, updates, dimension_numbers, mode))
+
+
+@rule("scatter")
+def scatter(cts, outs, x, indices, updates, *, dimension_numbers, mode, **params):
+    """To what was overwritten nothing; of several writes to one place, to the one that stayed."""
+    (ct,) = cts
+
+    def writers():
+        numbers = jnp.arange(1, updates.size + 1, dtype=jnp.int32).reshape(updates.shape)
+        left = lax.scatter(
+            jnp.zeros(x.shape, jnp.int32), indices, numbers, dimension_numbers, mode=mode
+        )
+        return left, numbers
+
+    def to_updates():
+        left, numbers = writers()
+        stayed = _read(left, indices, updates, dimension_numbers, mode) == numbers
+        return jnp.where(stayed, _read(ct, indices, updates, dimension_numbers, mode), 0)
+
+    return (lambda: jnp.where(writers()[0] == 0, ct, jnp.zeros_like(ct)), None, to_updates)

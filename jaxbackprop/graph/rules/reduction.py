@@ -1,0 +1,51 @@
+"""Reductions: one output depends on many inputs, so its cotangent goes to each of them."""
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbackprop.graph.rules.table import rule
+
+
+def spread(reduced, x, axes):
+    """Broadcast a reduced array over the axes that were reduced."""
+    kept = [d for d in range(x.ndim) if d not in axes]
+    return lax.broadcast_in_dim(reduced, x.shape, kept)
+
+
+@rule("reduce_sum")
+def reduce_sum(cts, outs, x, *, axes, **params):
+    (ct,) = cts
+    return (lambda: spread(ct, x, axes),)
+
+
+@rule("reduce_max", "reduce_min")
+def reduce_extreme(cts, outs, x, *, axes, **params):
+    """To the largest (smallest) number; to k equal ones 1/k each."""
+    (ct,), (out,) = cts, outs
+
+    def back():
+        chosen = (x == spread(out, x, axes)).astype(ct.dtype)
+        count = jnp.sum(chosen, axis=axes)
+        return chosen * spread(ct / count, x, axes)
+
+    return (back,)
+
+
+@rule("reduce_prod")
+def reduce_prod(cts, outs, x, *, axes, **params):
+    """The product of all the others, from both sides: dividing by x would fail at 0."""
+    (ct,) = cts
+
+    def back():
+        kept = [d for d in range(x.ndim) if d not in axes]
+        order = (*kept, *axes)
+        rows = lax.transpose(x, order).reshape(*(x.shape[d] for d in kept), -1)
+        one = jnp.ones_like(rows[..., :1])
+        axis = rows.ndim - 1
+        before = lax.cumprod(jnp.concatenate([one, rows[..., :-1]], axis), axis)
+        after = lax.cumprod(jnp.concatenate([rows[..., 1:], one], axis), axis, reverse=True)
+        others = (before * after).reshape([x.shape[d] for d in order])
+        inverse = sorted(range(x.ndim), key=order.__getitem__)
+        return lax.transpose(others, inverse) * spread(ct, x, axes)
+
+    return (back,)

@@ -1,0 +1,32 @@
+"""Sorting: a permutation, which is undone on the way back."""
+
+import jax.numpy as jnp
+from jax import lax
+
+from jaxbackprop.graph.rules.table import rule
+
+
+def add_along(x, places, ct, axis):
+    """An array like x, zero but for ct added at `places` along the axis."""
+    index = [
+        places if d == axis else lax.broadcasted_iota(places.dtype, places.shape, d)
+        for d in range(x.ndim)
+    ]
+    return jnp.zeros_like(x).at[tuple(index)].add(ct)
+
+
+@rule("sort")
+def sort(cts, outs, *xs, dimension, is_stable, num_keys):
+    place = lax.broadcasted_iota(jnp.int32, xs[0].shape, dimension)
+    *_, source = lax.sort((*xs, place), dimension=dimension, is_stable=True, num_keys=num_keys)
+    return tuple(
+        None if ct is None else (lambda x=x, ct=ct: add_along(x, source, ct, dimension))
+        for x, ct in zip(xs, cts, strict=True)
+    )
+
+
+@rule("top_k")
+def top_k(cts, outs, x, **params):
+    (ct, *_), (_, places) = cts, outs
+    axis = params.get("axis", x.ndim - 1) % x.ndim
+    return (lambda: add_along(x, places, ct, axis),)

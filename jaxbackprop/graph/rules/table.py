@@ -1,0 +1,61 @@
+"""The table of local gradients: one rule a primitive.
+
+A rule is a function `rule(cts, outs, *inputs, **params)` of the cotangents of an equation's
+outputs, the outputs and inputs themselves, and the primitive's parameters. It returns one entry an
+input: a function of no arguments that computes the input's contribution, or None where the output
+does not change with the input smoothly. The walk calls only the entries that it needs.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxtyping import Array
+
+Contribution = Callable[[], Array] | None
+Rule = Callable[..., Sequence[Contribution]]
+
+RULES: dict[str, Rule] = {}
+
+# The gradient is zero wherever it exists: their outputs are integers, truth values or steps.
+FLAT = frozenset(
+    "argmax argmin eq ne lt le gt ge and or not xor floor ceil round sign is_finite iota "
+    "nextafter stop_gradient random_bits random_seed random_wrap random_unwrap random_fold_in "
+    "random_split threefry2x32 population_count clz shift_left shift_right_logical "
+    "shift_right_arithmetic eq_to lt_to le_to create_token axis_index random_gamma_grad "
+    "empty empty2 bitcast_convert_type reduce_and reduce_or reduce_xor".split()
+)
+
+
+class UnsupportedPrimitive(NotImplementedError):
+    """The graph has an operation that no rule covers: it is named, never taken for zero."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Enter a rule into the table under the names of its primitives."""
+
+    def enter(function: Rule) -> Rule:
+        for name in names:
+            RULES[name] = function
+        return function
+
+    return enter
+
+
+def local_gradient(*names: str) -> Callable[[Callable[..., Sequence[Any]]], Rule]:
+    """Enter an elementwise operation by its partial derivatives.
+
+    The function takes the output and the inputs, and gives for each input the function that
+    computes ∂out/∂input; the chain rule, ct · ∂out/∂input, is the same for all of them.
+    """
+
+    def enter(partials: Callable[..., Sequence[Any]]) -> Rule:
+        def multiply(cts, outs, *inputs, **params):
+            (ct,), (out,) = cts, outs
+            return tuple(
+                None if partial is None else (lambda partial=partial: ct * partial())
+                for partial in partials(out, *inputs, **params)
+            )
+
+        return rule(*names)(multiply)
+
+    return enter

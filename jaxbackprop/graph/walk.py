@@ -1,0 +1,165 @@
+"""The backward pass over a computation graph: forward in order, backward in reverse.
+
+JAX traces a function to a *jaxpr*: a list of equations in topological order, each a primitive
+operation on variables. `forward` evaluates it and keeps a tape of the operations that depend on a
+differentiated input. `backward` walks the tape in reverse: at each operation the cotangent of the
+output is multiplied by the local gradients (:mod:`jaxbackprop.graph.rules`), and where a variable
+is used several times its contributions are summed: the sum over paths.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.extend.core import Literal
+
+from jaxbackprop.graph.lines import where
+from jaxbackprop.graph.rules import FLAT, RULES, UnsupportedPrimitive
+
+
+class Node(NamedTuple):
+    """One operation on the tape: the equation, its values, and which inputs want a gradient.
+
+    `pull(cts)` turns the cotangents of the outputs into those of the inputs.
+    """
+
+    equation: Any
+    inputs: list
+    outputs: list
+    active: list[bool]
+    pull: Callable[[list], list]
+
+
+class Tape(NamedTuple):
+    """A forward pass: its nodes in order, and the values it returned."""
+
+    jaxpr: Any
+    nodes: list[Node]
+    outputs: list
+    active_outputs: list[bool]
+
+
+class Cotangents:
+    """Cotangents by variable: a write sums, a read pops."""
+
+    def __init__(self) -> None:
+        self.by_variable = {}
+
+    def write(self, variable: Any, ct: Any) -> None:
+        if ct is not None and not isinstance(variable, Literal):
+            held = self.by_variable.get(variable)
+            self.by_variable[variable] = ct if held is None else held + ct
+
+    def read(self, variable: Any) -> Any:
+        return self.by_variable.pop(variable, None)
+
+
+# How operations that contain a graph of their own are recorded; filled by `structure`.
+Recorder = Callable[[Any, list, list[bool]], tuple[list, Callable[[list], list]]]
+STRUCTURE: dict[str, Recorder] = {}
+
+
+def forward(jaxpr: Any, consts: Sequence, args: Sequence, active: Sequence[bool]) -> Tape:
+    """Evaluate the jaxpr at args and tape what depends on the active ones."""
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
+    wanted = {v for v, a in zip(jaxpr.invars, active, strict=True) if a and is_real(v.aval)}
+
+    def read(v):
+        return v.val if isinstance(v, Literal) else values[v]
+
+    def depends(v):
+        return not isinstance(v, Literal) and v in wanted
+
+    nodes = []
+    for equation in jaxpr.eqns:
+        inputs = [read(v) for v in equation.invars]
+        flags = [depends(v) for v in equation.invars]
+        flat = equation.primitive.name in FLAT
+        if any(flags) and not flat:
+            outputs, pull = record(equation, inputs, flags)
+            nodes.append(Node(equation, inputs, outputs, flags, pull))
+            wanted.update(v for v in equation.outvars if is_real(v.aval))
+        else:
+            outputs = evaluate(equation, inputs)
+        values.update(zip(equation.outvars, outputs, strict=True))
+    outputs = [read(v) for v in jaxpr.outvars]
+    return Tape(jaxpr, nodes, outputs, [depends(v) for v in jaxpr.outvars])
+
+
+def backward(tape: Tape, cts: Sequence, observe: Callable | None = None) -> list:
+    """The cotangents of the jaxpr's inputs, from those of its outputs (None: zero).
+
+    `observe(node, cts, contributions)` sees each step of the walk.
+    """
+    cotangents = Cotangents()
+    for v, ct in zip(tape.jaxpr.outvars, cts, strict=True):
+        cotangents.write(v, ct)
+    for node in reversed(tape.nodes):
+        cts = [cotangents.read(v) for v in node.equation.outvars]
+        if all(ct is None for ct in cts):
+            continue
+        contributions = node.pull(cts)
+        if observe is not None:
+            observe(node, cts, contributions)
+        for v, contribution in zip(node.equation.invars, contributions, strict=True):
+            cotangents.write(v, contribution)
+    return [cotangents.by_variable.get(v) for v in tape.jaxpr.invars]
+
+
+def record(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
+    """Evaluate one equation, and say how its cotangents are pulled back."""
+    name = equation.primitive.name
+    if name in STRUCTURE:
+        return STRUCTURE[name](equation, inputs, active)
+    if name not in RULES:
+        raise UnsupportedPrimitive(f"no rule for the primitive '{name}' ({where(equation)})")
+    for v in (*equation.invars, *equation.outvars):
+        if jnp.issubdtype(v.aval.dtype, jnp.complexfloating):
+            raise UnsupportedPrimitive(f"'{name}' has complex numbers ({where(equation)})")
+    outputs = evaluate(equation, inputs)
+
+    def pull(cts):
+        rule = RULES[name]
+        cts = [
+            zeros(v.aval) if ct is None else ct
+            for v, ct in zip(equation.outvars, cts, strict=True)
+        ]
+        contributions = rule(tuple(cts), tuple(outputs), *inputs, **equation.params)
+        return [
+            fit(contribution(), x) if wanted and contribution is not None else None
+            for x, wanted, contribution in zip(inputs, active, contributions, strict=True)
+        ]
+
+    return outputs, pull
+
+
+def evaluate(equation: Any, inputs: list) -> list:
+    """Apply an equation's primitive."""
+    params = equation.primitive.get_bind_params(equation.params)
+    with equation.ctx.manager:
+        outputs = equation.primitive.bind(*inputs, **params)
+    return list(outputs) if equation.primitive.multiple_results else [outputs]
+
+
+def is_real(aval: Any) -> bool:
+    """Does a value of this type have a gradient? Integers and truth values have none."""
+    return jnp.issubdtype(getattr(aval, "dtype", jnp.int32), jnp.inexact)
+
+
+def zeros(aval: Any) -> Any:
+    return jnp.zeros(aval.shape, aval.dtype) if is_real(aval) else None
+
+
+def fit(contribution: Any, x: Any) -> Any:
+    """A contribution in the shape of its input: where the operand was stretched, it sums."""
+    shape = jnp.shape(x)
+    if jnp.shape(contribution) == shape:
+        return contribution
+    if shape == ():
+        return jnp.sum(contribution)
+    stretched = [
+        d for d, n in enumerate(shape) if n == 1 and jnp.shape(contribution)[d : d + 1] != (1,)
+    ]
+    if jnp.ndim(contribution) == len(shape):
+        contribution = jnp.sum(contribution, axis=tuple(stretched), keepdims=True)
+    return jnp.broadcast_to(contribution, shape)
