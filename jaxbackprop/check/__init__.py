@@ -1,5 +1,6 @@
 """Is this gradient right? Numerical gradients, and comparisons that say what is wrong."""
 
+from jaxbackprop.check.compare import Comparison, compare
 from jaxbackprop.check.numerical import numerical_gradient
 
-__all__ = ["numerical_gradient"]
+__all__ = ["Comparison", "compare", "numerical_gradient"]

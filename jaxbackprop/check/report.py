@@ -1,0 +1,103 @@
+"""A comparison as text of 80 columns: a row for each leaf, the worst entries, the verdict."""
+
+import textwrap
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxbackprop.check.compare import Comparison, Leaf
+
+from jaxbackprop.check.leaves import eps
+
+COLUMNS = 80
+WORST = 6  # entries listed
+
+
+def text(comparison: "Comparison") -> str:
+    """The report."""
+    leaves = comparison.leaves
+    dtypes = ", ".join(dict.fromkeys(leaf.dtype for leaf in leaves)) or "no leaves"
+    precision = jax.config.jax_default_matmul_precision or "default"
+    lines = [
+        f"{comparison.names[1]} against {comparison.names[0]}: {dtypes}, "
+        f"{jax.default_backend()}, matmul precision {precision}",
+        f"tolerance: {comparison.tolerance}",
+        *_table(leaves),
+        *_worst(comparison),
+        *(note for note in comparison.notes),
+        verdict(comparison),
+        *(finding.text for finding in comparison.findings),
+    ]
+    return "\n".join(
+        line if len(line) <= COLUMNS else textwrap.fill(line, COLUMNS, subsequent_indent="  ")
+        for line in lines
+    )
+
+
+def verdict(comparison: "Comparison") -> str:
+    """One line: passed or failed, and how much was compared."""
+    undecided = sum(len(leaf.undecided) for leaf in comparison.leaves)
+    at_kinks = f", {undecided} at a crossed kink: neither right nor wrong" if undecided else ""
+    if not comparison.compared:
+        return f"FAILED: nothing was compared{at_kinks}"
+    wrong = [leaf.name for leaf in comparison.leaves if not leaf.ok]
+    total = f"{len(comparison.leaves)} leaves, {comparison.compared} numbers{at_kinks}"
+    return f"FAILED: {len(wrong)} of {total}" if wrong else f"passed: {total}"
+
+
+def _table(leaves: "tuple[Leaf, ...]") -> list[str]:
+    rows = [("", "leaf", "shape", "max |Δ|", "‖Δ‖ in eps", "ratio", "cos", "bad")]
+    rows += [_row(leaf) for leaf in leaves]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    widths[1] = max(4, min(widths[1], COLUMNS - sum(widths) + widths[1] - 2 * (len(widths) - 1)))
+    return [
+        "  ".join(
+            _shorten(cell, width).ljust(width) if k < 2 else cell.rjust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _row(leaf: "Leaf") -> tuple[str, ...]:
+    shape = "×".join(map(str, leaf.shape)) or "scalar"
+    size = leaf.expected.size
+    if not leaf.finite:
+        return ("BAD", leaf.name, shape, "not", "finite", "", "", f"{leaf.bad}/{size}")
+    if not size:
+        return ("?" if leaf.undecided else "", leaf.name, shape, "", "", "", "", "0/0")
+    return (
+        "ok" if leaf.ok else "BAD",
+        leaf.name,
+        shape,
+        f"{np.abs(leaf.found - leaf.expected).max():.1e}",
+        f"{leaf.error / eps(leaf.dtype):.2g}",
+        "–" if np.isnan(leaf.ratio) else f"{leaf.ratio:.4g}",
+        "–" if np.isnan(leaf.cosine) else f"{leaf.cosine:+.4f}",
+        f"{leaf.bad}/{size}",
+    )
+
+
+def _worst(comparison: "Comparison") -> list[str]:
+    """The worst entry of each wrong leaf, or of the leaf that is closest to its bound."""
+    compared = [leaf for leaf in comparison.leaves if leaf.expected.size]
+    wrong = [leaf for leaf in compared if not leaf.ok]
+    shown = wrong or sorted(compared, key=lambda leaf: -leaf.error)[:1]
+    lines = [
+        f"{leaf.place(k)}: {comparison.names[1]} {leaf.found[k]:+.6e}, "
+        f"{comparison.names[0]} {leaf.expected[k]:+.6e}"
+        for leaf in shown[:WORST]
+        for k in [leaf.worst]
+    ]
+    more = len(shown) - WORST
+    return [*lines, f"… and {more} more"] if more > 0 else lines
+
+
+def _shorten(name: str, width: int) -> str:
+    """The name's two ends where it is too long."""
+    if len(name) <= width:
+        return name
+    left = (width - 1) // 2
+    return f"{name[:left]}…{name[len(name) - (width - 1 - left) :]}"
