@@ -6,12 +6,11 @@ transposed. So a leaf of which only projections are known is diagnosed like any 
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from jaxbackprop.check.compare import Leaf
+from jaxbackprop.check.leaf import Leaf
 
 LOOSE = 1e-3  # how well a hypothesis must fit: better than chance, looser than a verdict
 
@@ -24,7 +23,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def diagnose(leaves: "Sequence[Leaf]") -> tuple[Finding, ...]:
+def diagnose(leaves: Sequence[Leaf]) -> tuple[Finding, ...]:
     """What is known about the leaves that failed."""
     wrong = [leaf for leaf in leaves if not leaf.ok]
     if not_finite := [leaf for leaf in wrong if not leaf.finite]:
@@ -38,7 +37,7 @@ def diagnose(leaves: "Sequence[Leaf]") -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def _leaf(leaf: "Leaf", leaves: "Sequence[Leaf]") -> Finding | None:
+def _leaf(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
     """The first hypothesis that explains this leaf alone."""
     for explain in (_zero, _not_zero, _another, _rearranged, _factor, _offset, _part):
         if finding := explain(leaf, leaves):
@@ -46,13 +45,13 @@ def _leaf(leaf: "Leaf", leaves: "Sequence[Leaf]") -> Finding | None:
     return None
 
 
-def fits(leaf: "Leaf", candidate: np.ndarray) -> bool:
+def fits(leaf: Leaf, candidate: np.ndarray) -> bool:
     """Is this the leaf's reference, as far as it was measured?"""
     size = np.linalg.norm(leaf.expected)
     return bool(size and np.linalg.norm(leaf.measure(candidate) - leaf.expected) <= LOOSE * size)
 
 
-def _not_finite(leaf: "Leaf") -> Finding:
+def _not_finite(leaf: Leaf) -> Finding:
     counts = [
         f"{int(np.sum(test(leaf.candidate)))} {name}"
         for name, test in (("NaN", np.isnan), ("infinite", np.isinf))
@@ -68,7 +67,7 @@ def _not_finite(leaf: "Leaf") -> Finding:
     return Finding("not finite", (leaf.name,), text)
 
 
-def factor_of(leaf: "Leaf") -> float | None:
+def factor_of(leaf: Leaf) -> float | None:
     """c where candidate = c reference with c ≠ 1, else None."""
     found = leaf.found
     size = float(np.dot(leaf.expected, leaf.expected))
@@ -80,7 +79,7 @@ def factor_of(leaf: "Leaf") -> float | None:
     return c
 
 
-def _one_factor(wrong: "Sequence[Leaf]", leaves: "Sequence[Leaf]") -> Finding | None:
+def _one_factor(wrong: Sequence[Leaf], leaves: Sequence[Leaf]) -> Finding | None:
     """All leaves are wrong by the same factor."""
     factors = [c for leaf in wrong if (c := factor_of(leaf))]
     nonzero = [leaf for leaf in leaves if np.any(leaf.expected)]
@@ -92,13 +91,13 @@ def _one_factor(wrong: "Sequence[Leaf]", leaves: "Sequence[Leaf]") -> Finding | 
     return Finding("factor", names, f"every leaf is {_times(c, leaves)}") if alike else None
 
 
-def _factor(leaf: "Leaf", leaves: "Sequence[Leaf]") -> Finding | None:
+def _factor(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
     c = factor_of(leaf)
     text = f"{leaf.name} is {_times(c, leaves)}" if c else ""
     return Finding("factor", (leaf.name,), text) if c else None
 
 
-def _times(c: float, leaves: "Sequence[Leaf]") -> str:
+def _times(c: float, leaves: Sequence[Leaf]) -> str:
     """The factor in words: a sign, a whole number or its inverse, a width of the network."""
     said = f"{c:.6g} times the reference"
     whole = next((n for n in (round(abs(c)), round(1 / abs(c))) if n > 1), 0)
@@ -118,21 +117,20 @@ def _times(c: float, leaves: "Sequence[Leaf]") -> str:
     return f"{said}: {sign}a division by {whole} too many{width}: is 1/m taken twice?"
 
 
-def _zero(leaf: "Leaf", leaves: "Sequence[Leaf]") -> Finding | None:
+def _zero(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
     if leaf.candidate.any():
         return None
     return Finding("missing", (leaf.name,), f"{leaf.name} is zero: its gradient is missing")
 
 
-def _not_zero(leaf: "Leaf", leaves: "Sequence[Leaf]") -> Finding | None:
-    if np.linalg.norm(leaf.expected) > LOOSE * leaf.bound:
-        if np.linalg.norm(leaf.expected) > leaf.bound:
-            return None
+def _not_zero(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
+    if np.linalg.norm(leaf.expected) > leaf.bound:
+        return None
     text = f"{leaf.name} should be zero: f does not depend on it"
     return Finding("should be zero", (leaf.name,), text)
 
 
-def _another(leaf: "Leaf", leaves: "Sequence[Leaf]") -> Finding | None:
+def _another(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
     for other in leaves:
         if other.name != leaf.name and other.shape == leaf.shape and fits(other, leaf.candidate):
             kind = "swapped" if fits(leaf, other.candidate) else "shifted"
@@ -145,7 +143,7 @@ def _another(leaf: "Leaf", leaves: "Sequence[Leaf]") -> Finding | None:
     return None
 
 
-def _rearranged(leaf: "Leaf", leaves: "Sequence[Leaf]") -> Finding | None:
+def _rearranged(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
     """The right numbers in the wrong places."""
     for kind, text, undone in _rearrangements(leaf.candidate):
         if fits(leaf, undone):
@@ -170,7 +168,7 @@ def _rearrangements(array: np.ndarray) -> Iterator[tuple[str, str, np.ndarray]]:
             yield "off by one", text, np.roll(array, -step, axis)
 
 
-def _offset(leaf: "Leaf", leaves: "Sequence[Leaf]") -> Finding | None:
+def _offset(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
     difference = leaf.candidate - leaf.expected.reshape(leaf.shape) if _whole(leaf) else None
     if difference is None or difference.size < 3:
         return None
@@ -180,12 +178,12 @@ def _offset(leaf: "Leaf", leaves: "Sequence[Leaf]") -> Finding | None:
     return Finding("offset", (leaf.name,), f"{leaf.name} is the reference plus {mean:.6g}")
 
 
-def _whole(leaf: "Leaf") -> bool:
+def _whole(leaf: Leaf) -> bool:
     """Every entry of the leaf was compared."""
     return leaf.where is None and leaf.expected.size == leaf.candidate.size
 
 
-def _part(leaf: "Leaf", leaves: "Sequence[Leaf]") -> Finding | None:
+def _part(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
     """A few rows, columns or entries are wrong, and the rest is right."""
     if not _whole(leaf):
         return None
@@ -208,7 +206,7 @@ def _part(leaf: "Leaf", leaves: "Sequence[Leaf]") -> Finding | None:
     return Finding("part", (leaf.name,), f"{leaf.name} is {zero} at {where}")
 
 
-def _together(findings: list[Finding], leaves: "Sequence[Leaf]") -> list[Finding]:
+def _together(findings: list[Finding], leaves: Sequence[Leaf]) -> list[Finding]:
     """One sentence for what several leaves have in common."""
     unique = list(dict.fromkeys(findings))
     groups: dict[str, list[Finding]] = {}
@@ -238,9 +236,7 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(shown)
 
 
-def _where(
-    unexplained: "Sequence[Leaf]", wrong: "Sequence[Leaf]", leaves: "Sequence[Leaf]"
-) -> Finding:
+def _where(unexplained: Sequence[Leaf], wrong: Sequence[Leaf], leaves: Sequence[Leaf]) -> Finding:
     """Where the error begins: gradients are made from the last leaf to the first."""
     names = tuple(leaf.name for leaf in unexplained)
     bad = {leaf.name for leaf in wrong}
@@ -258,8 +254,8 @@ def _where(
         return Finding("one kind of leaf", names, text)
     if len(layers) > 1 and len(hit) == len(layers):
         text = (
-            f"wrong from the last layer on ({layers[-1]}): look at the output error (BP1), the loss "
-            "and its average over the examples"
+            f"wrong from the last layer on ({layers[-1]}): look at the output error (BP1), the "
+            "loss and its average over the examples"
         )
         return Finding("from the output", names, text)
     if clean and hit == layers[: len(hit)]:

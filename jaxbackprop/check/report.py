@@ -1,53 +1,48 @@
 """A comparison as text of 80 columns: a row for each leaf, the worst entries, the verdict."""
 
 import textwrap
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-if TYPE_CHECKING:
-    from jaxbackprop.check.compare import Comparison, Leaf
-
+from jaxbackprop.check.leaf import Leaf
 from jaxbackprop.check.leaves import eps
 
 COLUMNS = 80
 WORST = 6  # entries listed
 
 
-def text(comparison: "Comparison") -> str:
-    """The report."""
-    leaves = comparison.leaves
+def header(leaves: Sequence[Leaf], names: tuple[str, str], tolerance: str) -> str:
+    """What is compared, where it was computed, and how close it has to be."""
     dtypes = ", ".join(dict.fromkeys(leaf.dtype for leaf in leaves)) or "no leaves"
-    precision = jax.config.jax_default_matmul_precision or "default"
-    lines = [
-        f"{comparison.names[1]} against {comparison.names[0]}: {dtypes}, "
-        f"{jax.default_backend()}, matmul precision {precision}",
-        f"tolerance: {comparison.tolerance}",
-        *_table(leaves),
-        *_worst(comparison),
-        *(note for note in comparison.notes),
-        verdict(comparison),
-        *(finding.text for finding in comparison.findings),
-    ]
-    return "\n".join(
-        line if len(line) <= COLUMNS else textwrap.fill(line, COLUMNS, subsequent_indent="  ")
-        for line in lines
+    precision = getattr(jax.config, "jax_default_matmul_precision") or "default"  # noqa: B009
+    return (
+        f"{names[1]} against {names[0]}: {dtypes}, {jax.default_backend()}, "
+        f"matmul precision {precision}\ntolerance: {tolerance}"
     )
 
 
-def verdict(comparison: "Comparison") -> str:
+def wrapped(lines: Sequence[str]) -> str:
+    """The lines, none longer than 80 columns."""
+    return "\n".join(
+        line if len(line) <= COLUMNS else textwrap.fill(line, COLUMNS, subsequent_indent="  ")
+        for text in lines
+        for line in text.split("\n")
+    )
+
+
+def verdict(leaves: Sequence[Leaf], compared: int, undecided: int) -> str:
     """One line: passed or failed, and how much was compared."""
-    undecided = sum(len(leaf.undecided) for leaf in comparison.leaves)
     at_kinks = f", {undecided} at a crossed kink: neither right nor wrong" if undecided else ""
-    if not comparison.compared:
+    if not compared:
         return f"FAILED: nothing was compared{at_kinks}"
-    wrong = [leaf.name for leaf in comparison.leaves if not leaf.ok]
-    total = f"{len(comparison.leaves)} leaves, {comparison.compared} numbers{at_kinks}"
+    wrong = [leaf for leaf in leaves if not leaf.ok]
+    total = f"{len(leaves)} leaves, {compared} numbers{at_kinks}"
     return f"FAILED: {len(wrong)} of {total}" if wrong else f"passed: {total}"
 
 
-def _table(leaves: "tuple[Leaf, ...]") -> list[str]:
+def table(leaves: Sequence[Leaf]) -> list[str]:
     rows = [("", "leaf", "shape", "max |Δ|", "‖Δ‖ in eps", "ratio", "cos", "bad")]
     rows += [_row(leaf) for leaf in leaves]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
@@ -61,7 +56,7 @@ def _table(leaves: "tuple[Leaf, ...]") -> list[str]:
     ]
 
 
-def _row(leaf: "Leaf") -> tuple[str, ...]:
+def _row(leaf: Leaf) -> tuple[str, ...]:
     shape = "×".join(map(str, leaf.shape)) or "scalar"
     size = leaf.expected.size
     if not leaf.finite:
@@ -80,14 +75,13 @@ def _row(leaf: "Leaf") -> tuple[str, ...]:
     )
 
 
-def _worst(comparison: "Comparison") -> list[str]:
+def worst(leaves: Sequence[Leaf], names: tuple[str, str]) -> list[str]:
     """The worst entry of each wrong leaf, or of the leaf that is closest to its bound."""
-    compared = [leaf for leaf in comparison.leaves if leaf.expected.size]
+    compared = [leaf for leaf in leaves if leaf.expected.size]
     wrong = [leaf for leaf in compared if not leaf.ok]
     shown = wrong or sorted(compared, key=lambda leaf: -leaf.error)[:1]
     lines = [
-        f"{leaf.place(k)}: {comparison.names[1]} {leaf.found[k]:+.6e}, "
-        f"{comparison.names[0]} {leaf.expected[k]:+.6e}"
+        f"{leaf.place(k)}: {names[1]} {leaf.found[k]:+.6e}, {names[0]} {leaf.expected[k]:+.6e}"
         for leaf in shown[:WORST]
         for k in [leaf.worst]
     ]
