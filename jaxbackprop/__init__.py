@@ -2,11 +2,12 @@
 
 Two wings, which check each other: the four equations for dense networks (`Network`, `init`,
 `forward`, `loss`, `backward`, `backprop`), and the reverse walk over the computation graph of any
-JAX function (`jaxbackprop.graph`).
+JAX function (`grad`, `value_and_grad`, `vjp`).
 """
 
-from jaxbackprop import equations
+from jaxbackprop import check, equations
 from jaxbackprop.backprop import Backward, backprop, backward
+from jaxbackprop.graph import UnsupportedPrimitive, grad, value_and_grad, vjp
 from jaxbackprop.network import (
     Layer,
     Network,
@@ -23,12 +24,17 @@ __all__ = [
     "Layer",
     "Network",
     "Trace",
+    "UnsupportedPrimitive",
     "backprop",
     "backward",
+    "check",
     "equations",
     "forward",
+    "grad",
     "init",
     "loss",
     "stack",
     "unstack",
+    "value_and_grad",
+    "vjp",
 ]

@@ -22,7 +22,7 @@ def scan(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callabl
     """Cotangents of the carry go from step to step, those of the loop's constants are summed over
     the steps, those of the slices are stacked."""
     params = equation.params
-    n_consts, n_carry = params["num_consts"], params["num_carry"]
+    n_consts, n_carry = lengths(params)
     options = {"length": params["length"], "unroll": params["unroll"]}
     reverse = params["reverse"]
     consts, start, xs = _parts(inputs, n_consts, n_carry)
@@ -65,6 +65,14 @@ def scan(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callabl
     return [*end, *ys], pull
 
 
+def lengths(params: dict) -> tuple[int, int]:
+    """How many constants and carried values a scan has; jax 0.12 keeps them as a tree."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = map(len, params["ft_in"].unpack())
+    return consts, carry
+
+
 def _parts(values: Sequence, n_consts: int, n_carry: int) -> tuple[list, list, list]:
     """The constants, the carry and the slices among a scan's inputs."""
     values = list(values)
@@ -83,12 +91,12 @@ def _dependence(
     while True:
         wanted = {v for v, a in zip(jaxpr.invars, flags, strict=True) if a}
         for equation in jaxpr.eqns:
-            if equation.primitive.name not in FLAT and any(map(wanted.__contains__, _reads(equation))):
+            flat = equation.primitive.name in FLAT
+            if not flat and any(v in wanted for v in _reads(equation)):
                 wanted.update(v for v in equation.outvars if is_real(v.aval))
         outs = [not isinstance(v, Literal) and v in wanted for v in jaxpr.outvars]
         carry = [
-            old or new
-            for old, new in zip(flags[n_consts : n_consts + n_carry], outs, strict=False)
+            old or new for old, new in zip(flags[n_consts : n_consts + n_carry], outs, strict=False)
         ]
         grown = [*flags[:n_consts], *carry, *flags[n_consts + n_carry :]]
         if grown == flags:

@@ -105,21 +105,20 @@ def custom_vjp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
     count = equation.params["num_consts"]
     flags = [bool(a) for a in active[count:]]
     jaxpr, consts = equation.params["fwd_jaxpr_thunk"].call_wrapped(*(not a for a in flags))
-    out_tree, residual_tree, forwarded = equation.params["out_trees"]()
-    found = jax.core.eval_jaxpr(jaxpr, consts, *inputs[count:])
+    _, _, forwarded = equation.params["out_trees"]()
+    found = forward(jaxpr, consts, inputs[count:], [False] * len(flags)).outputs
     kept = len(found) - len(equation.outvars)
     own = iter(found[:kept])
-    residuals = [
-        next(own) if source is None else inputs[count:][source] for source in forwarded
-    ]
+    residuals = [next(own) if source is None else inputs[count:][source] for source in forwarded]
     outputs = found[kept:]
 
     def pull(cts):
         filled = [
-            zeros(v.aval) if ct is None else ct
-            for v, ct in zip(equation.outvars, cts, strict=True)
+            zeros(v.aval) if ct is None else ct for v, ct in zip(equation.outvars, cts, strict=True)
         ]
         contributions = equation.params["bwd"].call_wrapped(*residuals, *filled)
+        if isinstance(contributions, tuple) and isinstance(contributions[0], list):
+            contributions, _ = contributions  # jax 0.12 returns an auxiliary value besides
         return [None] * count + [
             c if a else None for c, a in zip(contributions, flags, strict=True)
         ]
@@ -172,18 +171,21 @@ def linear_solve(equation: Any, inputs: list, active: list[bool]) -> tuple[list,
     """A x = b: to b the solution s of Aᵀ s = ct; to A what the walk of −A x gives it, from s."""
     lengths, graphs = equation.params["const_lengths"], equation.params["jaxprs"]
     ends = np.cumsum(list(lengths)).tolist()
-    of_matvec, of_transpose = inputs[: lengths.matvec], inputs[ends[2] : ends[3]]
-    flags, b_flags = active[: lengths.matvec], active[ends[3] :]
+    matvec, vecmat, solve, transpose_solve = (
+        inputs[end - n : end] for n, end in zip(lengths, ends, strict=True)
+    )
+    transposed = {"const_lengths": lengths.transpose(), "jaxprs": graphs.transpose()}
+    flags, b_flags = active[: lengths.matvec], active[ends[-1] :]
     x = evaluate(equation, inputs)
 
     def pull(cts):
         filled = [jnp.zeros_like(v) if ct is None else ct for v, ct in zip(x, cts, strict=True)]
-        s = jax.core.eval_jaxpr(*open_jaxpr(graphs.transpose_solve), *of_transpose, *filled)
-        product = forward(
-            *open_jaxpr(graphs.matvec), [*of_matvec, *x], [*flags, *(False for _ in x)]
+        s = equation.primitive.bind(
+            *vecmat, *matvec, *transpose_solve, *solve, *filled, **transposed
         )
+        product = forward(*open_jaxpr(graphs.matvec), [*matvec, *x], [*flags, *(False for _ in x)])
         to_matrix = through(product)[1]([-v for v in s])[: lengths.matvec]
-        between = [None] * (ends[3] - lengths.matvec)
+        between = [None] * (ends[-1] - lengths.matvec)
         return [*to_matrix, *between, *(v if a else None for v, a in zip(s, b_flags, strict=True))]
 
     return x, pull

@@ -121,8 +121,7 @@ def record(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Calla
     def pull(cts):
         rule = RULES[name]
         cts = [
-            zeros(v.aval) if ct is None else ct
-            for v, ct in zip(equation.outvars, cts, strict=True)
+            zeros(v.aval) if ct is None else ct for v, ct in zip(equation.outvars, cts, strict=True)
         ]
         contributions = rule(tuple(cts), tuple(outputs), *inputs, **equation.params)
         return [

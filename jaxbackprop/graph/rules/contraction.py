@@ -9,9 +9,7 @@ from jaxbackprop.graph.rules.table import rule
 
 
 @rule("dot_general")
-def dot_general(
-    cts, outs, x, y, *, dimension_numbers, precision, preferred_element_type, **params
-):
+def dot_general(cts, outs, x, y, *, dimension_numbers, precision, preferred_element_type, **params):
     """out = Σ_k x[b, i, k] y[b, k, j]: to x Σ_j ct y, to y Σ_i x ct, with the axes named.
 
     An axis of x and y that is contracted or batched has one name; the others have their own.
@@ -32,13 +30,11 @@ def dot_general(
         shared = [name for name in a_names if name in b_names]
         batched = [name for name in shared if name in names]
         reduced = [name for name in shared if name not in names]
-        places = [
-            tuple(tuple(side.index(name) for name in group) for side in (a_names, b_names))
+        contracting, batching = (
+            (tuple(map(a_names.index, group)), tuple(map(b_names.index, group)))
             for group in (reduced, batched)
-        ]
-        product = lax.dot_general(
-            a, b, tuple(places), precision=precision, preferred_element_type=None
         )
+        product = lax.dot_general(a, b, (contracting, batching), precision=precision)
         found = batched + [n for n in (*a_names, *b_names) if n not in shared]
         return lax.transpose(product, [found.index(name) for name in names])
 

@@ -313,5 +313,3 @@ def select_n(cts, outs, which, *cases):
         return lambda: lax.select_n(which, *chosen)
 
     return (None, *(to(i) for i in range(len(cases))))
-
-

@@ -17,18 +17,14 @@ def cholesky(cts, outs, x, **params):
         n = x.shape[-1]
         half = jnp.tril(jnp.ones((n, n), x.dtype)) - 0.5 * jnp.eye(n, dtype=x.dtype)
         middle = (jnp.swapaxes(L, -1, -2) @ ct) * half
-        left = lax.linalg.triangular_solve(
-            L, middle, left_side=True, lower=True, transpose_a=True
-        )
+        left = lax.linalg.triangular_solve(L, middle, left_side=True, lower=True, transpose_a=True)
         return lax.linalg.triangular_solve(L, left, left_side=False, lower=True)
 
     return (back,)
 
 
 @rule("triangular_solve")
-def triangular_solve(
-    cts, outs, a, b, *, left_side, lower, transpose_a, conjugate_a, unit_diagonal
-):
+def triangular_solve(cts, outs, a, b, *, left_side, lower, transpose_a, conjugate_a, unit_diagonal):
     """x = A⁻¹ b: to b A⁻ᵀ ct; to A −(A⁻ᵀ ct) xᵀ, on A's triangle. Sides as they were given."""
     (ct,), (x,) = cts, outs
 

@@ -17,13 +17,15 @@ Rule = Callable[..., Sequence[Contribution]]
 RULES: dict[str, Rule] = {}
 
 # The gradient is zero wherever it exists: their outputs are integers, truth values or steps.
-FLAT = frozenset(
-    "argmax argmin eq ne lt le gt ge and or not xor floor ceil round sign is_finite iota "
-    "nextafter stop_gradient random_bits random_seed random_wrap random_unwrap random_fold_in "
-    "random_split threefry2x32 population_count clz shift_left shift_right_logical "
-    "shift_right_arithmetic eq_to lt_to le_to create_token axis_index random_gamma_grad "
-    "empty empty2 bitcast_convert_type reduce_and reduce_or reduce_xor".split()
-)
+# (floor and its kin are flat between their steps; a random bit depends on no real number.)
+COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge", "eq_to", "lt_to", "le_to", "is_finite"}
+LOGIC = {"and", "or", "not", "xor", "reduce_and", "reduce_or", "reduce_xor", "population_count"}
+LOGIC |= {"clz", "shift_left", "shift_right_logical", "shift_right_arithmetic"}
+STEPS = {"floor", "ceil", "round", "sign", "nextafter", "argmax", "argmin", "stop_gradient"}
+RANDOM = {"random_bits", "random_seed", "random_wrap", "random_unwrap", "random_fold_in"}
+RANDOM |= {"random_split", "threefry2x32"}
+CONSTANTS = {"iota", "empty", "empty2", "axis_index", "create_token", "bitcast_convert_type"}
+FLAT = frozenset(COMPARISONS | LOGIC | STEPS | RANDOM | CONSTANTS)
 
 
 class UnsupportedPrimitive(NotImplementedError):

@@ -71,7 +71,7 @@ def reduce_window_extreme(
     """
     (ct,), (out,) = cts, outs
     if any(d != 1 for d in (*base_dilation, *window_dilation)):
-        raise UnsupportedPrimitive("no rule for a dilated 'reduce_window_max' or 'reduce_window_min'")
+        raise UnsupportedPrimitive("no rule for a dilated 'reduce_window_max' or '_min'")
 
     def back():
         inside = [(low, high, 0) for low, high in padding]
@@ -89,6 +89,7 @@ def reduce_window_extreme(
                 for o, n, e, s in zip(offset, padded.shape, ends, window_strides, strict=True)
             ]
             total += lax.pad(jnp.where(hit, ct, 0), jnp.zeros((), ct.dtype), config)
-        return lax.pad(total, jnp.zeros((), ct.dtype), [(-low, -high, 0) for low, high, _ in inside])
+        outside = [(-low, -high, 0) for low, high in padding]
+        return lax.pad(total, jnp.zeros((), ct.dtype), outside)
 
     return (back,)
