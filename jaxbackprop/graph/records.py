@@ -1,0 +1,211 @@
+"""What the walk over an unfolded graph leaves behind, one record for each line of the graph."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.extend.core import DropVar
+
+from jaxbackprop.graph import report
+from jaxbackprop.graph.lines import Line, innermost, stack
+from jaxbackprop.graph.local import local_gradients
+from jaxbackprop.graph.statistics import Statistics, statistics
+from jaxbackprop.graph.unfold import Graph, Place, Step, Value
+
+
+class Path(NamedTuple):
+    """One of the ways from a value to the result: the operation it leads through, the number of
+    that operation's record (None where it has none), and what it contributes to the gradient."""
+
+    through: int | None
+    operation: str
+    line: Line | None
+    gradient: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+    """One intermediate value of the function, or one array of its arguments.
+
+    In a scan it is the value in every step: value and gradient have a leading axis, one entry a
+    step. `gradient` is None where the result does not depend on the value smoothly, and elsewhere
+    the sum of the `paths`. `value` is None for the tangents that a custom_jvp rule computes with.
+    """
+
+    number: int
+    operation: str
+    line: Line | None
+    stack: tuple[Line, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    steps: int | None
+    value: np.ndarray | None
+    gradient: np.ndarray | None
+    paths: tuple[Path, ...]
+    occurrences: tuple[Step, ...]
+
+    @cached_property
+    def value_statistics(self) -> Statistics | None:
+        return None if self.value is None else statistics(self.value)
+
+    @cached_property
+    def gradient_statistics(self) -> Statistics | None:
+        return None if self.gradient is None else statistics(self.gradient)
+
+    def by_step(self) -> list[tuple[Statistics | None, Statistics | None]]:
+        """The statistics of value and gradient in each step of the scan around them."""
+        values, gradients = (
+            [None] * (self.steps or 1)
+            if array is None
+            else [statistics(each) for each in (array if self.steps else [array])]
+            for array in (self.value, self.gradient)
+        )
+        return list(zip(values, gradients, strict=True))
+
+    @cached_property
+    def local_gradients(self) -> tuple[np.ndarray | None, ...]:
+        """∂value/∂operand for each operand, entry by entry, with a leading axis in a scan.
+
+        None for operands without a gradient, and where the operation mixes entries, as a matrix
+        product does: that Jacobian is no array of one number an entry. Empty for arguments.
+        """
+        found = [local_gradients(step) for step in self.occurrences]
+        if self.steps is None:
+            return found[0] if found else ()
+        return tuple(
+            None if any(g is None for g in gradients) else np.stack(gradients)
+            for gradients in zip(*found, strict=True)
+        )
+
+    def __str__(self) -> str:
+        return report.detail(self)
+
+
+Key = tuple
+Contributions = dict[Value, list[tuple[Key, Step | None, Any]]]
+
+
+def records(graph: Graph) -> tuple[Record, ...]:
+    """Arguments first, then the operations in their order."""
+    steps, inputs = graph.steps, graph.tape.jaxpr.invars
+    groups: dict[Key, list[tuple[Step, int]]] = defaultdict(list)
+    for step in steps:
+        for k, v in enumerate(step.equation.outvars):
+            if not step.place.hidden and not isinstance(v, DropVar):
+                groups[(*_key(step.place), k)].append((step, k))
+    numbers = {key: len(inputs) + i for i, key in enumerate(groups)}
+    contributions = _contributions(steps)
+    (result,) = graph.tape.jaxpr.outvars
+    if result.active:
+        contributions[result].append((("result",), None, np.ones((), result.array.dtype)))
+
+    found = [
+        _argument(i, name, value, gradient, _paths([value], False, contributions, numbers))
+        for i, (name, value, gradient) in enumerate(
+            zip(graph.names, inputs, graph.gradients, strict=True)
+        )
+    ]
+    for key, members in groups.items():
+        values = [step.outvars[k] for step, k in members]
+        scanned = len(members[0][0].place.steps) > 0
+        paths = _paths(values, scanned, contributions, numbers)
+        found.append(_record(numbers[key], members, scanned, paths))
+    return tuple(found)
+
+
+def _key(place: Place) -> Key:
+    """The same for the same equation in every step of a scan."""
+    return tuple(id(equation) for equation in place.equations)
+
+
+def _contributions(steps: Sequence[Step]) -> Contributions:
+    found = defaultdict(list)
+    for step in steps:
+        for i, (v, contribution) in enumerate(zip(step.invars, step.contributions, strict=False)):
+            if contribution is not None:
+                # The slices of a scan are cut one by one: together they are one way.
+                of_scan = operation(step) == "scan" and step.place.hidden
+                key = (*_key(step.place)[:-1], "scan") if of_scan else (*_key(step.place), i)
+                found[v].append((key, step, contribution))
+    return found
+
+
+def _paths(
+    values: list[Value], scanned: bool, contributions: Contributions, numbers: dict[Key, int]
+) -> tuple[Path, ...]:
+    """The contributions to a value, those of the same equation together; stacked over the steps."""
+    sums: dict[Key, dict[int, Any]] = defaultdict(dict)
+    through: dict[Key, Step | None] = {}
+    for n, value in enumerate(values):
+        for key, step, contribution in contributions.get(value, ()):
+            array = np.asarray(contribution)
+            sums[key][n] = sums[key][n] + array if n in sums[key] else array
+            through[key] = step
+    found = []
+    for key, by_step in sums.items():
+        step, zero = through[key], np.zeros_like(next(iter(by_step.values())))
+        each = [by_step.get(n, zero) for n in range(len(values))]
+        number = None if step is None else numbers.get((*key[:-1], 0))
+        line = None if step is None else innermost(stack(step.place.equations))
+        label = "result" if step is None else operation(step)
+        found.append(Path(number, label, line, np.stack(each) if scanned else each[0]))
+    return tuple(found)
+
+
+def operation(step: Step) -> str:
+    """The primitive; for a function with a rule of its own its name; slicing and stacking is the
+    scan's."""
+    equations = step.place.equations
+    if step.place.hidden and equations[-1].primitive.name != "custom_jvp_call":
+        return "scan"
+    name = equations[-1].primitive.name
+    if name in ("custom_jvp_call", "custom_vjp_call"):
+        info = getattr(equations[-1].params["call_jaxpr"], "jaxpr", None)
+        info = getattr(info or equations[-1].params["call_jaxpr"], "debug_info", None)
+        return getattr(info, "func_name", None) or name
+    return name
+
+
+def _argument(
+    number: int, name: str, value: Value, gradient: Any, paths: tuple[Path, ...]
+) -> Record:
+    array = value.array
+    gradient = None if gradient is None else np.asarray(gradient)
+    shape, dtype = array.shape, str(array.dtype)
+    return Record(number, name, None, (), shape, dtype, None, _numbers(array), gradient, paths, ())
+
+
+def _record(
+    number: int, members: list[tuple[Step, int]], scanned: bool, paths: tuple[Path, ...]
+) -> Record:
+    step, k = members[0]
+    first = step.outvars[k]
+    lines = stack(step.place.equations)
+    arrays = [None if first.tangent else _numbers(s.outvars[k].array) for s, k in members]
+    gradients = [s.cts[k] if s.cts else None for s, k in members]
+    filled = None
+    if any(g is not None for g in gradients):
+        zero = np.zeros(first.array.shape, first.array.dtype)
+        filled = [zero if g is None else np.asarray(g) for g in gradients]
+    return Record(
+        number,
+        operation(step),
+        innermost(lines),
+        lines,
+        first.array.shape,
+        str(first.array.dtype),
+        len(members) if scanned else None,
+        None if arrays[0] is None else np.stack(arrays) if scanned else arrays[0],
+        None if filled is None else np.stack(filled) if scanned else filled[0],
+        paths,
+        tuple(step for step, _ in members),
+    )
+
+
+def _numbers(array: Any) -> np.ndarray | None:
+    """Random keys have no numbers to show."""
+    return None if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key) else np.asarray(array)

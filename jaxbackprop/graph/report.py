@@ -1,0 +1,216 @@
+"""Inspections as text and HTML. Reads what the other modules found, and computes nothing."""
+
+import html as markup
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+ROWS = 60  # a terminal's few screens; the filters show the rest
+HEADER = ("#", "operation", "line", "shape", "value", "min", "max", "gradient", "0s", "NaN, Inf")
+LEFT = (1, 2, 3, 9)  # these columns are words, the others numbers
+DTYPES = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "bool": "bool"}
+
+
+def number(x: Any) -> str:
+    return f"{float(x):.3g}"
+
+
+def size(array: np.ndarray | None, found: Any) -> str:
+    """A single number as it is, an array by its norm."""
+    if array is None or found is None:
+        return "·"
+    return number(array.item()) if array.size == 1 else f"‖{number(found.norm)}‖"
+
+
+def shape(record: Any) -> str:
+    """float32[64,128] as f32[64,128]; with ×20 where it is in 20 steps of a scan."""
+    kind = record.dtype.rstrip("0123456789")
+    short = DTYPES.get(kind, kind) + record.dtype[len(kind) :]
+    steps = "" if record.steps is None else f" ×{record.steps}"
+    return f"{short}[{','.join(map(str, record.shape))}]{steps}"
+
+
+def bad(record: Any) -> str:
+    """How many numbers are not finite, in the value and in the gradient."""
+    pairs = ("value", record.value_statistics), ("grad", record.gradient_statistics)
+    return " ".join(
+        f"{name} {found.nonfinite}" for name, found in pairs if found and found.nonfinite
+    )
+
+
+def row(record: Any) -> tuple[str, ...]:
+    value, gradient = record.value_statistics, record.gradient_statistics
+    several = value is not None and value.size > 1
+    return (
+        str(record.number),
+        record.operation,
+        str(record.line or ""),
+        shape(record),
+        size(record.value, value),
+        number(value.min) if several else "",
+        number(value.max) if several else "",
+        size(record.gradient, gradient),
+        f"{gradient.zeros:.0%}" if gradient and gradient.size > 1 else "",
+        bad(record),
+    )
+
+
+def paths(record: Any) -> list[tuple[str, ...]]:
+    """The ways that a value's gradient comes back by, where there are several."""
+    if len(record.paths) < 2:
+        return []
+    found = []
+    for path in record.paths:
+        through = path.operation if path.through is None else f"{path.operation} #{path.through}"
+        norm = np.linalg.norm(np.asarray(path.gradient, np.float64))
+        gradient = number(path.gradient.item()) if path.gradient.size == 1 else f"‖{number(norm)}‖"
+        found.append(("", f"  by {through}", "", "", "", "", "", f"+ {gradient}", "", ""))
+    return found
+
+
+def rows(records: Sequence[Any]) -> list[tuple[str, ...]]:
+    return [line for record in records for line in (row(record), *paths(record))]
+
+
+def summary(inspection: Any) -> str:
+    files = len({record.line.file for record in inspection.records if record.line})
+    shown, total = len(inspection.shown), len(inspection.records)
+    of = f"{total}" if shown == total else f"{shown} of {total}"
+    where = "1 file" if files == 1 else f"{files} files"
+    return f"{of} values on the lines of {where}, result {number(inspection.value)}"
+
+
+def footer(inspection: Any) -> list[str]:
+    notes = []
+    hidden = len(inspection.shown) - ROWS
+    if hidden > 0:
+        notes.append(f"… {hidden} more: see .lines(file), .largest(n), .vanishing(threshold)")
+    if any(bad(record) for record in inspection.records):
+        found = inspection.origin()
+        if found is not None:
+            notes.append(f"origin of NaN, Inf: {headline(found)}")
+    return notes
+
+
+def table(inspection: Any) -> str:
+    """A table of at most 100 columns, with the ways back below each value that has several."""
+    lines = [HEADER, *rows(inspection.shown[:ROWS])]
+    lines = [
+        [_short(cell, 24 if i in (1, 2) else 99) for i, cell in enumerate(line)] for line in lines
+    ]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
+    if not any(line[-1] for line in lines[1:]):
+        lines, widths = [line[:-1] for line in lines], widths[:-1]
+    text = [
+        " ".join(
+            cell.ljust(width) if i in LEFT else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    rule = "─" * max(map(len, text))
+    return "\n".join([summary(inspection), text[0], rule, *text[1:], *footer(inspection)])
+
+
+def html(inspection: Any) -> str:
+    """The same table for a notebook; rows with NaN or Inf are red."""
+
+    def line(cells: Sequence[str], tag: str, colour: str = "inherit") -> str:
+        inner = "".join(
+            f'<{tag} style="text-align:{"left" if i in LEFT else "right"};white-space:pre">'
+            f"{markup.escape(cell)}</{tag}>"
+            for i, cell in enumerate(cells)
+        )
+        return f'<tr style="color:{colour}">{inner}</tr>'
+
+    body = []
+    for record in inspection.shown[:ROWS]:
+        body.append(line(row(record), "td", "#c00" if bad(record) else "inherit"))
+        body += [line(path, "td", "#777") for path in paths(record)]
+    notes = "".join(f"<p>{markup.escape(note)}</p>" for note in footer(inspection))
+    return (
+        f"<p>{markup.escape(summary(inspection))}</p><table><thead>{line(HEADER, 'th')}</thead>"
+        f"<tbody>{''.join(body)}</tbody></table>{notes}"
+    )
+
+
+def detail(record: Any) -> str:
+    """One record in full: all statistics, local gradients, ways back, scan steps, stack."""
+    lines = [f"#{record.number} {record.operation}  {shape(record)}"]
+    for name, found in ("value", record.value_statistics), ("gradient", record.gradient_statistics):
+        lines.append(f"  {name:<15} {_statistics(found)}")
+    for i, local in enumerate(record.local_gradients):
+        if local is not None:
+            lines.append(f"  local gradient  ∂/∂operand {i}: {_array(local)}")
+    for path in record.paths if len(record.paths) > 1 else ():
+        through = "" if path.through is None else f" #{path.through}"
+        at = f", {path.line}" if path.line else ""
+        lines.append(f"  by {path.operation}{through}{at}: {_array(path.gradient)}")
+    if record.steps:
+        lines.append("  in each step of the scan")
+        steps = enumerate(record.by_step())
+        for i, (value, gradient) in list(steps)[:ROWS]:
+            lines.append(f"    {i:<4} value    {_statistics(value)}")
+            lines.append(f"         gradient {_statistics(gradient)}")
+    lines += [
+        f"  at {line}, in {line.function}: {line.text}" for line in record.stack if line.is_users
+    ]
+    return "\n".join(lines)
+
+
+def headline(origin: Any) -> str:
+    what = f"{number(origin.result) if origin.result.size == 1 else 'it'}"
+    if origin.direction == "given":
+        return f"{origin.operation} is given as {what}"
+    way = "value" if origin.direction == "forward" else "gradient"
+    return f"{origin.operation} at {origin.line or 'an unknown line'} makes the {way} {what}"
+
+
+def origin(found: Any) -> str:
+    """What it is, the line, and the numbers that did it."""
+    lines = [headline(found)]
+    if found.line is not None:
+        lines.append(f"    {found.line.text}")
+        lines.append(f"  in              {found.line.function}, {found.line.file}")
+    if found.scan_steps:
+        lines.append(f"  step            {', '.join(map(str, found.scan_steps))} of the scan")
+    if found.entry:
+        lines.append(f"  entry           {found.entry}")
+    for i, operand in enumerate(found.operands):
+        name = "operand" if len(found.operands) == 1 else f"operand {i}"
+        mark = "  ← its gradient" if found.operand == i and len(found.operands) > 1 else ""
+        lines.append(f"  {name:<15} {_array(operand)}{mark}")
+    if found.direction == "backward":
+        if found.local_gradient is not None:
+            lines.append(f"  local gradient  {_array(found.local_gradient)}")
+        lines.append(f"  from above      {_array(found.gradient)}")
+        lines.append(f"  sent back       {_array(found.result)}")
+    elif found.direction == "forward":
+        lines.append(f"  value           {_array(found.result)}")
+    reaches = ", ".join(found.reaches) or "nothing: the result and its gradients are finite"
+    return "\n".join([*lines, f"  reaches         {reaches}"])
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _statistics(found: Any) -> str:
+    if found is None:
+        return "none"
+    text = f"norm {number(found.norm)}  mean {number(found.mean)}  min {number(found.min)}  max "
+    text += f"{number(found.max)}  zeros {found.zeros:.0%}"
+    return text + (f"  NaN or Inf {found.nonfinite} of {found.size}" if found.nonfinite else "")
+
+
+def _array(array: np.ndarray) -> str:
+    """Small arrays in full, larger ones by their extremes."""
+    array = np.asarray(array)
+    if array.size == 1:
+        return number(array.item())
+    if array.size <= 6:
+        return np.array2string(np.asarray(array, np.float64), precision=4).replace("\n", "")
+    with np.errstate(all="ignore"):
+        low, high = array.min(), array.max()
+    return f"{array.dtype}{list(array.shape)} from {number(low)} to {number(high)}"

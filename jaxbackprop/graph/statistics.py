@@ -1,0 +1,32 @@
+"""The statistics of an array that tell a healthy value or gradient from a sick one."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Statistics(NamedTuple):
+    """Of all entries; NaN and Inf are not left out, and are counted besides."""
+
+    size: int
+    norm: float
+    mean: float
+    min: float
+    max: float
+    zeros: float
+    """The fraction of the entries that are exactly zero."""
+    nonfinite: int
+    """How many entries are NaN, Inf or -Inf."""
+
+
+def statistics(array: Any) -> Statistics:
+    """In float64, whatever the dtype: the norm of float16 gradients would overflow."""
+    entries = np.asarray(array).astype(np.float64).ravel()
+    if not entries.size:
+        return Statistics(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
+    with np.errstate(all="ignore"):
+        norm = np.linalg.norm(entries)
+        low, high, mean = entries.min(), entries.max(), entries.mean()
+    zeros = np.mean(entries == 0)
+    bad = np.sum(~np.isfinite(entries))
+    return Statistics(entries.size, *map(float, (norm, mean, low, high, zeros)), int(bad))
