@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbackprop.graph.rules.table import rule
+from jaxbackprop.graph.rules.table import UnsupportedPrimitive, rule
 
 
 @rule("slice")
@@ -107,3 +107,49 @@ def scatter(cts, outs, x, indices, updates, *, dimension_numbers, mode, **params
         return jnp.where(stayed, _read(ct, indices, updates, dimension_numbers, mode), 0)
 
     return (lambda: jnp.where(writers()[0] == 0, ct, jnp.zeros_like(ct)), None, to_updates)
+
+
+@rule("scatter-mul")
+def scatter_mul(
+    cts, outs, x, indices, updates, *, dimension_numbers, mode, unique_indices, **params
+):
+    """To x the factors it met; to a factor what it met, which must be x alone."""
+    (ct,) = cts
+
+    def to_updates():
+        if not unique_indices:
+            raise UnsupportedPrimitive("no rule for 'scatter-mul' without unique_indices=True")
+        return _read(ct * x, indices, updates, dimension_numbers, mode)
+
+    return (
+        lambda: lax.scatter_mul(ct, indices, updates, dimension_numbers, mode=mode),
+        None,
+        to_updates,
+    )
+
+
+@rule("scatter-max", "scatter-min")
+def scatter_extreme(cts, outs, x, indices, updates, *, dimension_numbers, mode, **params):
+    """To the number that stayed, old or new; to k equal ones 1/k each."""
+    (ct,), (out,) = cts, outs
+
+    def count(which):
+        return lax.scatter_add(
+            jnp.zeros_like(x), indices, which.astype(x.dtype), dimension_numbers, mode=mode
+        )
+
+    def stayed():
+        new = updates == _read(out, indices, updates, dimension_numbers, mode)
+        old = (x == out) | (count(jnp.ones_like(updates)) == 0)
+        holders = count(new) + old
+        return old, new, ct / jnp.maximum(holders, 1)
+
+    def to_x():
+        old, _, share = stayed()
+        return jnp.where(old, share, 0)
+
+    def to_updates():
+        _, new, share = stayed()
+        return jnp.where(new, _read(share, indices, updates, dimension_numbers, mode), 0)
+
+    return (to_x, None, to_updates)
