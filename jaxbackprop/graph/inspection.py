@@ -78,15 +78,15 @@ class Inspection:
 
     def dot(self) -> str:
         """The graph in the DOT language, values forward and gradients backward."""
-        return drawing.dot(self.graph, self.records)
+        return drawing.dot(self.graph, self.shown)
 
     def mermaid(self) -> str:
         """The graph as a Mermaid flowchart, values forward and gradients backward."""
-        return drawing.mermaid(self.graph, self.records)
+        return drawing.mermaid(self.graph, self.shown)
 
     def draw(self) -> str:
         """The graph as SVG. Needs pygraphviz: `pip install "jaxbackprop[plot]"`."""
-        return drawing.svg(self.graph, self.records)
+        return drawing.svg(self.graph, self.shown)
 
     def __str__(self) -> str:
         return report.table(self)

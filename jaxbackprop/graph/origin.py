@@ -180,7 +180,8 @@ def _blame(
     for v in operands:
         bad, nan = (_same_entries(step, where, found(v.array)) for found in (_bad, _nan))
         if bad.any():
-            values[v] = values.get(v, np.zeros_like(bad)) | bad
+            source = v.source or v
+            values[source] = values.get(source, np.zeros_like(bad)) | bad
             alike = bad.shape == where.shape and entry_by_entry(step)
             finite &= ~bad if alike else np.False_
             no_nan &= ~nan if alike else not nan.any()

@@ -34,6 +34,7 @@ class Record:
     In a scan it is the value in every step: value and gradient have a leading axis, one entry a
     step. `gradient` is None where the result does not depend on the value smoothly, and elsewhere
     the sum of the `paths`. `value` is None for the tangents that a custom_jvp rule computes with.
+    `occurrences` are the operations, one a step, each with the place among its outputs.
     """
 
     number: int
@@ -46,7 +47,7 @@ class Record:
     value: np.ndarray | None
     gradient: np.ndarray | None
     paths: tuple[Path, ...]
-    occurrences: tuple[Step, ...]
+    occurrences: tuple[tuple[Step, int], ...]
 
     @cached_property
     def value_statistics(self) -> Statistics | None:
@@ -73,7 +74,7 @@ class Record:
         None for operands without a gradient, and where the operation mixes entries, as a matrix
         product does: that Jacobian is no array of one number an entry. Empty for arguments.
         """
-        found = [local_gradients(step) for step in self.occurrences]
+        found = [local_gradients(step) for step, _ in self.occurrences]
         if self.steps is None:
             return found[0] if found else ()
         return tuple(
@@ -202,7 +203,7 @@ def _record(
         None if arrays[0] is None else np.stack(arrays) if scanned else arrays[0],
         None if filled is None else np.stack(filled) if scanned else filled[0],
         paths,
-        tuple(step for step, _ in members),
+        tuple(members),
     )
 
 

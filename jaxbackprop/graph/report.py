@@ -16,11 +16,15 @@ def number(x: Any) -> str:
     return f"{float(x):.3g}"
 
 
-def size(array: np.ndarray | None, found: Any) -> str:
+def size_of(array: np.ndarray | None) -> str:
     """A single number as it is, an array by its norm."""
-    if array is None or found is None:
+    if array is None:
         return "·"
-    return number(array.item()) if array.size == 1 else f"‖{number(found.norm)}‖"
+    entries = np.asarray(array).astype(np.float64)
+    if entries.size == 1:
+        return number(entries.item())
+    with np.errstate(all="ignore"):
+        return f"‖{number(np.linalg.norm(entries.ravel()))}‖"
 
 
 def shape(record: Any) -> str:
@@ -47,10 +51,10 @@ def row(record: Any) -> tuple[str, ...]:
         record.operation,
         str(record.line or ""),
         shape(record),
-        size(record.value, value),
+        size_of(record.value),
         number(value.min) if several else "",
         number(value.max) if several else "",
-        size(record.gradient, gradient),
+        size_of(record.gradient),
         f"{gradient.zeros:.0%}" if gradient and gradient.size > 1 else "",
         bad(record),
     )
@@ -63,9 +67,9 @@ def paths(record: Any) -> list[tuple[str, ...]]:
     found = []
     for path in record.paths:
         through = path.operation if path.through is None else f"{path.operation} #{path.through}"
-        norm = np.linalg.norm(np.asarray(path.gradient, np.float64))
-        gradient = number(path.gradient.item()) if path.gradient.size == 1 else f"‖{number(norm)}‖"
-        found.append(("", f"  by {through}", "", "", "", "", "", f"+ {gradient}", "", ""))
+        found.append(
+            ("", f"  by {through}", "", "", "", "", "", f"+ {size_of(path.gradient)}", "", "")
+        )
     return found
 
 

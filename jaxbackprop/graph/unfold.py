@@ -26,11 +26,13 @@ class Value:
     """An array that the function computed. `active`: it depends on a differentiated input.
 
     A `tangent` is a variable of a rule that is linear in it: it has a gradient, but no value.
+    `source` is the value that this one is a copy of, without its gradient.
     """
 
     array: Any
     active: bool = False
     tangent: bool = False
+    source: "Value | None" = None
 
 
 class Place(NamedTuple):
@@ -153,7 +155,7 @@ def _custom_vjp(log: Log, equation: Any, inputs: list[Value], at: Place) -> list
     """Its gradient is a function of its own: what is inside has values, and no gradients."""
     if not any(v.active for v in inputs):
         return _inside(log, equation.params["call_jaxpr"], inputs, at)
-    _inside(log, equation.params["call_jaxpr"], [Value(v.array) for v in inputs], at)
+    _inside(log, equation.params["call_jaxpr"], [Value(v.array, source=v) for v in inputs], at)
     return _elementary(log, equation, inputs, at)
 
 
@@ -171,7 +173,7 @@ def _custom_jvp(log: Log, equation: Any, inputs: list[Value], at: Place) -> list
     jaxpr, consts, zero = rule.call_wrapped(*(not v.active for v in primals))
     tangents = [Value(jnp.zeros_like(v.array), True, True) for v in active]
     _enter(log, at._replace(hidden=True), active, tangents, lambda cts: cts)
-    values = [Value(c) for c in consts], [*(Value(v.array) for v in primals), *tangents]
+    values = [Value(c) for c in consts], [*(Value(v.array, source=v) for v in primals), *tangents]
     outputs = _run(log, jaxpr, *values, at)
     values, tangents = outputs[: len(zero)], outputs[len(zero) :]
     found = [Value(v.array, not z) for v, z in zip(values, zero, strict=True)]
