@@ -28,7 +28,15 @@ def neg(cts, outs, x):
     return (lambda: -ct,)
 
 
-@rule("copy", "copy_p", "reduce_precision", "optimization_barrier", "pvary", "sharding_constraint")
+@rule("reduce_precision")
+def reduce_precision(cts, outs, x, **bits):
+    """The cotangent is rounded too, as in JAX."""
+    (ct,) = cts
+    return (lambda: lax.reduce_precision(ct, **bits),)
+
+
+@rule("copy", "copy_p", "optimization_barrier", "pvary")
+@rule("device_put", "sharding_constraint")
 def same(cts, outs, *xs, **params):
     return tuple((lambda ct=ct: ct) for ct in cts)
 
@@ -246,9 +254,45 @@ def erf_inv(out, x):
     return (lambda: 1 / TWO_OVER_SQRT_PI * lax.exp(out * out),)
 
 
+@local_gradient("bessel_i0e")
+def bessel_i0e(out, x):
+    """e^-|x| I₀(x): I₀′ = I₁."""
+    return (lambda: lax.bessel_i1e(x) - lax.sign(x) * out,)
+
+
+@local_gradient("bessel_i1e")
+def bessel_i1e(out, x):
+    """e^-|x| I₁(x): I₁′ = I₀ − I₁ / x, which is ½ at 0."""
+
+    def slope():
+        small = lax.abs(x) <= float(jnp.finfo(x.dtype).eps)
+        safe = jnp.where(small, jnp.ones_like(x), x)
+        return jnp.where(
+            small, 0.5 * jnp.ones_like(x), lax.bessel_i0e(x) - out * (lax.sign(x) + 1 / safe)
+        )
+
+    return (slope,)
+
+
 @local_gradient("lgamma")
 def lgamma(out, x):
     return (lambda: lax.digamma(x),)
+
+
+@local_gradient("igamma")
+def igamma(out, a, x):
+    """P(a, x) = 1/Γ(a) ∫₀ˣ tᵃ⁻¹ e⁻ᵗ dt: to x the integrand."""
+    return (lambda: lax.igamma_grad_a(a, x), lambda: _gamma_density(a, x))
+
+
+@local_gradient("igammac")
+def igammac(out, a, x):
+    """1 − P(a, x)."""
+    return (lambda: -lax.igamma_grad_a(a, x), lambda: -_gamma_density(a, x))
+
+
+def _gamma_density(a, x):
+    return lax.exp(-x + (a - 1) * lax.log(x) - lax.lgamma(a))
 
 
 @local_gradient("digamma")

@@ -8,9 +8,13 @@ from jaxbackprop.graph.rules.table import rule
 
 
 @rule("reshape")
-def reshape(cts, outs, x, *dynamic, **params):
+def reshape(cts, outs, x, *dynamic, dimensions=None, **params):
+    """With `dimensions`, the axes of x are put in that order first."""
     (ct,) = cts
-    return (lambda: lax.reshape(ct, x.shape),)
+    if dimensions is None:
+        return (lambda: lax.reshape(ct, x.shape),)
+    ordered = [x.shape[d] for d in dimensions]
+    return (lambda: lax.transpose(lax.reshape(ct, ordered), np.argsort(dimensions)),)
 
 
 @rule("squeeze", "expand_dims")

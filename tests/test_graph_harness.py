@@ -1,0 +1,59 @@
+"""Our gradients on the cases that jax ships for its own primitives.
+
+By default a sample, spread over each primitive's list; JAXBACKPROP_ALL_HARNESSES=1 takes them all.
+"""
+
+import os
+
+import jax.numpy as jnp
+import pytest
+from harnesses import REFUSED, SAME, WRONG, harnesses, judge, report, sample
+
+from jaxbackprop.graph import vjp
+
+ALL = bool(os.environ.get("JAXBACKPROP_ALL_HARNESSES"))
+
+
+@pytest.fixture(scope="module")
+def outcomes():
+    return [judge(harness) for harness in (harnesses() if ALL else sample(1))]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_harness_gets_a_wrong_value(outcomes):
+    assert [o for o in outcomes if o.verdict == WRONG] == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nine_of_ten_harnesses_are_supported(outcomes):
+    print("\n" + report(outcomes))
+    same, refused = (sum(o.verdict == v for o in outcomes) for v in (SAME, REFUSED))
+    assert same >= 0.9 * (same + refused)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_refused_is_named(outcomes):
+    assert all("'" in o.why for o in outcomes if o.verdict == REFUSED)
+
+
+def scaled(f, *primals):
+    out, pullback = vjp(f, *primals)
+    return out, lambda ct: tuple(1.001 * c for c in pullback(ct))
+
+
+def zeros(f, *primals):
+    out, _ = vjp(f, *primals)
+    return out, lambda ct: tuple(map(jnp.zeros_like, primals))
+
+
+def negated(f, *primals):
+    out, pullback = vjp(f, *primals)
+    return out, lambda ct: tuple(-c for c in pullback(ct))
+
+
+@pytest.mark.parametrize("wrong", [scaled, zeros, negated])
+@pytest.mark.parametrize("name", ["mul", "tanh", "dot_general", "cumprod"])
+def test_a_wrong_gradient_would_be_seen(wrong, name):
+    harness = next(h for h in harnesses() if h.group_name == name)
+    assert judge(harness).verdict == SAME
+    assert judge(harness, wrong).verdict == WRONG
