@@ -39,16 +39,18 @@ def cumprod(cts, outs, x, *, axis, reverse):
 
 @rule("cumlogsumexp")
 def cumlogsumexp(cts, outs, x, *, axis, reverse):
-    """Σᵢ ctᵢ exp(xⱼ − outᵢ), in logarithms and for each sign of ct apart: nothing overflows."""
+    """exp(xⱼ − outⱼ) Sⱼ,  Sⱼ = ctⱼ + exp(outⱼ − outⱼ₊₁) Sⱼ₊₁. No exponent is above 0."""
     (ct,), (out,) = cts, outs
 
     def back():
-        def part(c):
-            positive = jnp.where(c > 0, c, jnp.ones_like(c))
-            logs = jnp.where(c > 0, lax.log(positive) - out, -jnp.inf)
-            return lax.exp(x + lax.cumlogsumexp(logs, axis, reverse=not reverse))
+        following = jnp.roll(out, 1 if reverse else -1, axis)
+        decay = lax.exp(jnp.minimum(out - following, 0))  # the last one meets no S
 
-        return part(ct) - part(-ct)
+        def join(later, earlier):
+            return earlier[0] * later[0], earlier[1] + earlier[0] * later[1]
+
+        _, s = lax.associative_scan(join, (decay, ct), axis=axis, reverse=not reverse)
+        return lax.exp(x - out) * s
 
     return (back,)
 

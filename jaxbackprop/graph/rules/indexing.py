@@ -23,10 +23,15 @@ def slice_(cts, outs, x, *, start_indices, limit_indices, strides):
 
 @rule("dynamic_slice")
 def dynamic_slice(cts, outs, x, *starts, slice_sizes):
-    """A start out of bounds is moved in, on the way back as on the way forward."""
+    """A start out of bounds is moved in, on the way back as on the way forward.
+
+    A negative start is out of bounds: the primitive does not count from the end.
+    """
     (ct,) = cts
     return (
-        lambda: lax.dynamic_update_slice(jnp.zeros_like(x), ct, starts),
+        lambda: lax.dynamic_update_slice(
+            jnp.zeros_like(x), ct, starts, allow_negative_indices=False
+        ),
         *(None for _ in starts),
     )
 
@@ -35,8 +40,10 @@ def dynamic_slice(cts, outs, x, *starts, slice_sizes):
 def dynamic_update_slice(cts, outs, x, update, *starts):
     (ct,) = cts
     return (
-        lambda: lax.dynamic_update_slice(ct, jnp.zeros_like(update), starts),
-        lambda: lax.dynamic_slice(ct, starts, update.shape),
+        lambda: lax.dynamic_update_slice(
+            ct, jnp.zeros_like(update), starts, allow_negative_indices=False
+        ),
+        lambda: lax.dynamic_slice(ct, starts, update.shape, allow_negative_indices=False),
         *(None for _ in starts),
     )
 

@@ -1,0 +1,355 @@
+"""Each rule of contraction, indexing, windows, cumulative, sorting and linalg against jax.vjp."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gates import g1, g3, g4
+from jax import lax
+
+from jaxbackprop.graph import UnsupportedPrimitive, vjp
+from jaxbackprop.graph.rules import RULES
+
+rng = np.random.default_rng(0)
+
+
+def draw(*shape):
+    return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+
+def dot(sums, batch=((), ())):
+    return functools.partial(lax.dot_general, dimension_numbers=(sums, batch))
+
+
+def conv(**options):
+    def f(x, w):
+        return lax.conv_general_dilated(x, w, **({"window_strides": (1, 1)} | options))
+
+    return f
+
+
+def pool(init, reducer, window, strides, padding, **options):
+    return lambda x: lax.reduce_window(
+        x, np.float32(init), reducer, window, strides, padding, **options
+    )
+
+
+def read_at(places, mode):
+    return lambda x: x.at[jnp.asarray(places)].get(mode=mode)
+
+
+def write_at(how, places, **options):
+    return lambda x, u: getattr(x.at[jnp.asarray(places)], how)(u, **options)
+
+
+def definite(x):
+    return x @ x.T + 4 * jnp.eye(x.shape[0], dtype=x.dtype)
+
+
+def solve(**options):
+    return functools.partial(lax.linalg.triangular_solve, **options)
+
+
+WELL = draw(3, 3) + 4 * jnp.eye(3, dtype=jnp.float32)
+ZEROS = jnp.array([[2.0, 0, 3, 0, 5], [1, 0, 2, 3, 4], [1, 2, 3, 4, 5]], jnp.float32)
+TIES = jnp.array([3.0, 1, 3, 2, 1, 3], jnp.float32)
+MAX, MIN = (-np.inf, lax.max), (np.inf, lax.min)
+
+CASES = {
+    "dot": (dot(((1,), (0,))), draw(2, 3), draw(3, 4)),
+    "dot, batched": (dot(((1,), (2,)), ((2, 0), (0, 1))), draw(2, 3, 4), draw(4, 2, 3)),
+    "dot, two axes summed": (dot(((0, 2), (1, 0))), draw(2, 3, 4), draw(4, 2, 5)),
+    "dot, outer": (dot(((), ())), draw(2), draw(3)),
+    "conv": (conv(padding="SAME"), draw(2, 3, 5, 6), draw(4, 3, 3, 2)),
+    "conv, strided": (
+        conv(padding=((1, 0), (2, 1)), window_strides=(2, 3)),
+        draw(2, 3, 7, 8),
+        draw(4, 3, 3, 2),
+    ),
+    "conv, kernel dilated": (
+        conv(padding="VALID", rhs_dilation=(2, 3)),
+        draw(1, 2, 7, 8),
+        draw(3, 2, 3, 2),
+    ),
+    "conv, input dilated": (
+        conv(padding=((2, 1), (0, 3)), lhs_dilation=(2, 3), window_strides=(2, 2)),
+        draw(1, 2, 4, 4),
+        draw(3, 2, 3, 2),
+    ),
+    "conv, cropped": (conv(padding=((-1, 0), (0, -2))), draw(1, 2, 6, 7), draw(3, 2, 2, 2)),
+    "conv, feature groups": (
+        conv(padding="SAME", feature_group_count=2, window_strides=(2, 1)),
+        draw(2, 6, 5, 5),
+        draw(4, 3, 3, 3),
+    ),
+    "conv, depthwise": (
+        conv(padding="SAME", feature_group_count=3),
+        draw(2, 3, 5, 5),
+        draw(6, 1, 3, 3),
+    ),
+    "conv, batch groups": (
+        conv(padding="SAME", batch_group_count=2, rhs_dilation=(2, 1)),
+        draw(4, 3, 5, 5),
+        draw(6, 3, 3, 3),
+    ),
+    "conv, channels last": (
+        conv(padding="SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2),
+        draw(2, 5, 5, 4),
+        draw(3, 3, 2, 6),
+    ),
+    "slice": (lambda x: lax.slice(x, (1, 0), (6, 3), (2, 1)), draw(7, 3)),
+    "slice, empty": (lambda x: x[2:2], draw(4)),
+    "dynamic_slice": (lambda x: lax.dynamic_slice(x, (1, 2), (2, 2)), draw(4, 5)),
+    "dynamic_slice, beyond the end": (
+        lambda x: lax.dynamic_slice(x, (jnp.int32(3), jnp.int32(-9)), (2, 2)),
+        draw(4, 5),
+    ),
+    "a scalar index beyond the end": (lambda x: x[jnp.int32(9)], draw(4)),
+    "dynamic_update_slice": (
+        lambda x, u: lax.dynamic_update_slice(x, u, (1, 2)),
+        draw(4, 5),
+        draw(2, 2),
+    ),
+    "dynamic_update_slice, beyond the end": (
+        lambda x, u: lax.dynamic_update_slice(x, u, (jnp.int32(9), jnp.int32(-9))),
+        draw(4, 5),
+        draw(2, 2),
+    ),
+    "gather, duplicates": (read_at([1, 1, 3, 1], "promise_in_bounds"), draw(4, 2)),
+    "gather, clip": (read_at([1, 9, -9, 3], "clip"), draw(4, 2)),
+    "gather, fill": (read_at([1, 9, 1, 3], "fill"), draw(4, 2)),
+    "gather, batched": (
+        lambda x: jnp.take_along_axis(x, jnp.array([[2, 2], [0, 1]]), 1),
+        draw(2, 3),
+    ),
+    "scatter": (write_at("set", [3, 0]), draw(4, 2), draw(2, 2)),
+    "scatter, beyond the end": (write_at("set", [9, 0], mode="drop"), draw(4, 2), draw(2, 2)),
+    "scatter, duplicates": (write_at("set", [1, 1, 0]), draw(4, 2), draw(3, 2)),
+    "scatter-add, duplicates": (write_at("add", [1, 1, 9]), draw(4, 2), draw(3, 2)),
+    "scatter-sub": (write_at("subtract", [1, 1, 0]), draw(4, 2), draw(3, 2)),
+    "scatter-mul": (write_at("multiply", [1, 0], unique_indices=True), draw(4, 2), draw(2, 2)),
+    "scatter-max, duplicates": (write_at("max", [1, 1, 9]), draw(4, 2), draw(3, 2)),
+    "scatter-max, ties": (write_at("max", [1, 1]), jnp.ones(3), jnp.ones(2)),
+    "scatter-min": (write_at("min", [1, 1, 0]), draw(4, 2), draw(3, 2)),
+    "window sum": (pool(0, lax.add, (2, 3), (1, 2), "SAME"), draw(5, 6)),
+    "window sum, dilated": (
+        pool(
+            0,
+            lax.add,
+            (2, 2),
+            (2, 1),
+            ((1, 0), (0, 2)),
+            base_dilation=(2, 1),
+            window_dilation=(1, 2),
+        ),
+        draw(4, 5),
+    ),
+    "window max": (pool(*MAX, (2, 3), (1, 2), "SAME"), draw(5, 6)),
+    "window max, ties": (pool(*MAX, (3,), (2,), "SAME"), jnp.ones(6)),
+    "window min": (pool(*MIN, (2, 2), (2, 2), "VALID"), draw(5, 6)),
+    "cumsum": (lambda x: lax.cumsum(x, 1), draw(2, 4)),
+    "cumsum, reversed": (lambda x: lax.cumsum(x, 0, reverse=True), draw(3, 4)),
+    "cumprod": (lambda x: lax.cumprod(x, 1, reverse=True), draw(2, 4)),
+    "cumprod of zeros": (lambda x: lax.cumprod(x, 1), ZEROS),
+    "prod of zeros": (lambda x: jnp.prod(x, 1), ZEROS),
+    "cummax": (lambda x: lax.cummax(x, 0, reverse=True), draw(4, 3)),
+    "cummin": (lambda x: lax.cummin(x, 1), draw(3, 4)),
+    "cumlogsumexp": (lambda x: lax.cumlogsumexp(x, 0), draw(5, 2)),
+    "sort": (lambda x: lax.sort(x, dimension=0), draw(5, 2)),
+    "sort, ties": (lax.sort, TIES),
+    "sort, several operands": (
+        lambda x, y: lax.sort((x, jnp.arange(6), y), num_keys=1),
+        TIES,
+        draw(6),
+    ),
+    "sort, two keys": (lambda x, y: lax.sort((x, y), num_keys=2), TIES, draw(6)),
+    "top_k": (lambda x: lax.top_k(x, 2)[0], draw(3, 5)),
+    "cholesky": (lambda x: jnp.linalg.cholesky(definite(x)), draw(3, 3)),
+} | {
+    f"triangular_solve, {left=}, {lower=}, {transposed=}, {unit=}": (
+        solve(left_side=left, lower=lower, transpose_a=transposed, unit_diagonal=unit),
+        WELL,
+        draw(3, 2) if left else draw(2, 3),
+    )
+    for left, lower, transposed, unit in np.ndindex(2, 2, 2, 2)
+}
+
+
+def gradients(transform, f, *primals, dtype=None):
+    """(ours or jax's) vjp at a cotangent that is the same for both. dtype: what it is drawn in."""
+    out, pullback = transform(f, *primals)
+    leaves, tree = jax.tree.flatten(out)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    cts = [
+        jax.random.normal(key, leaf.shape, dtype or leaf.dtype).astype(leaf.dtype)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        else np.zeros(leaf.shape, jax.dtypes.float0)
+        for key, leaf in zip(keys, leaves, strict=True)
+    ]
+    return pullback(jax.tree.unflatten(tree, cts))
+
+
+def same(ours, jaxs):
+    return g4(ours, jaxs) and g1(ours, jaxs, depth=1)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_rule_gives_what_jax_gives(name):
+    f, *primals = CASES[name]
+    assert same(gradients(vjp, f, *primals), gradients(jax.vjp, f, *primals))
+
+
+def test_cumlogsumexp_of_large_numbers_is_as_near_the_truth_as_jax(x64):
+    def f(x):
+        return lax.cumlogsumexp(x, 0, reverse=True)
+
+    x = 100 * draw(5, 2)
+    truth = gradients(jax.vjp, f, x.astype(jnp.float64), dtype=jnp.float32)
+    assert g3(gradients(vjp, f, x), gradients(jax.vjp, f, x), truth)
+
+
+SECOND = [
+    "conv, feature groups",
+    "scatter, duplicates",
+    "window sum",
+    "window max",
+    "cumprod of zeros",
+    "cumlogsumexp",
+    "sort, ties",
+    "cholesky",
+]
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_rules_can_be_differentiated_jitted_and_batched(name):
+    """∂/∂x of |∂f/∂x|² with our vjp within our vjp, against jax's within jax's."""
+    f, *primals = CASES[name]
+
+    def second(transform):
+        def energy(*xs):
+            gs = gradients(transform, lambda *ys: jnp.sum(jnp.sin(f(*ys))), *xs)
+            return sum(jnp.sum(g * g) for g in gs)
+
+        @jax.jit
+        @jax.vmap
+        def batched(*xs):
+            return transform(energy, *xs)[1](jnp.ones(()))
+
+        return batched(*(jnp.stack([x, 0.5 * x]) for x in primals))
+
+    ours, jaxs = second(vjp), second(jax.vjp)
+    assert g4(ours, jaxs)
+    assert g1(ours, jaxs, depth=9)
+
+
+# Wrong rules: what each is called, the case that rejects it, and the rule made wrong.
+
+
+def change(name, change_contribution):
+    def make():
+        right = RULES[name]
+
+        def wrong(cts, outs, *inputs, **params):
+            contributions = right(cts, outs, *inputs, **params)
+            return tuple(
+                None if c is None else (lambda c=c, x=x: change_contribution(c(), x))
+                for c, x in zip(contributions, inputs, strict=True)
+            )
+
+        return wrong
+
+    return make
+
+
+def replace(function):
+    return lambda: function
+
+
+def flat_gather(cts, outs, x, indices, **params):
+    """The last of several reads overwrites the others: = for +=."""
+    return (lambda: jnp.zeros_like(x).at[indices[:, 0]].set(cts[0]), None)
+
+
+def dividing_cumprod(cts, outs, x, *, axis, reverse):
+    return (lambda: lax.cumsum(cts[0] * outs[0], axis, reverse=not reverse) / x,)
+
+
+def forward_cumsum(cts, outs, x, *, axis, reverse):
+    return (lambda: lax.cumsum(cts[0], axis, reverse=reverse),)
+
+
+def unclamped_slice(cts, outs, x, *starts, slice_sizes):
+    places = tuple(
+        start + jnp.arange(n).reshape([-1 if e == d else 1 for e in range(x.ndim)])
+        for d, (start, n) in enumerate(zip(starts, slice_sizes, strict=True))
+    )
+    back = jnp.zeros_like(x)
+    return (lambda: back.at[places].add(cts[0], mode="drop"), *(None for _ in starts))
+
+
+def unsorted_sort(cts, outs, *xs, **params):
+    return tuple((lambda ct=ct: ct) for ct in cts)
+
+
+def all_writers(cts, outs, x, indices, updates, **params):
+    return (lambda: cts[0].at[indices[:, 0]].set(0), None, lambda: cts[0][indices[:, 0]])
+
+
+def every_tie(cts, outs, x, *, window_dimensions, window_strides, **params):
+    spread = jnp.repeat(cts[0], window_strides[0])[: x.shape[0]]
+    return (lambda: spread * (x == 1),)
+
+
+WRONG = {
+    "dot transposed": ("dot", "dot_general", change("dot_general", lambda g, x: g[::-1])),
+    "kernel not reversed": (
+        "conv",
+        "conv_general_dilated",
+        change("conv_general_dilated", lambda g, x: g[..., ::-1]),
+    ),
+    "groups exchanged": (
+        "conv, feature groups",
+        "conv_general_dilated",
+        change("conv_general_dilated", lambda g, x: jnp.roll(g, 1, 1)),
+    ),
+    "slice off by one": ("slice", "slice", change("slice", lambda g, x: jnp.roll(g, 1, 0))),
+    "slice not moved in": (
+        "dynamic_slice, beyond the end",
+        "dynamic_slice",
+        replace(unclamped_slice),
+    ),
+    "= for +=": ("gather, duplicates", "gather", replace(flat_gather)),
+    "every writer": ("scatter, duplicates", "scatter", replace(all_writers)),
+    "divided by zero": ("cumprod of zeros", "cumprod", replace(dividing_cumprod)),
+    "from the same end": ("cumsum", "cumsum", replace(forward_cumsum)),
+    "not undone": ("sort", "sort", replace(unsorted_sort)),
+    "each of equal maxima": ("window max, ties", "reduce_window_max", replace(every_tie)),
+    "diagonal not halved": (
+        "cholesky",
+        "cholesky",
+        change("cholesky", lambda g, x: g + jnp.diag(jnp.diag(g))),
+    ),
+    "sign of A⁻¹": (
+        "triangular_solve, left=1, lower=1, transposed=0, unit=0",
+        "triangular_solve",
+        change("triangular_solve", lambda g, x: -g),
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_rule_is_rejected(wrong, monkeypatch):
+    case, primitive, make = WRONG[wrong]
+    f, *primals = CASES[case]
+    expected = gradients(jax.vjp, f, *primals)
+    assert same(gradients(vjp, f, *primals), expected)
+    monkeypatch.setitem(RULES, primitive, make())
+    assert not same(gradients(vjp, f, *primals), expected)
+
+
+def test_factors_that_meet_in_one_place_are_refused_by_name():
+    f = write_at("multiply", [1, 1])
+    with pytest.raises(UnsupportedPrimitive, match="scatter-mul"):
+        gradients(vjp, f, draw(4), draw(2))
