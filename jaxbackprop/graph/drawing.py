@@ -6,19 +6,27 @@ nothing; the drawn picture needs pygraphviz.
 """
 
 import html
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
-
-import numpy as np
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from jaxbackprop.graph import report
-from jaxbackprop.graph.records import Record
+from jaxbackprop.graph.records import Path, Record
 from jaxbackprop.graph.unfold import Graph, Value
 
 NODES = 120  # more are no picture
 BACK = "#c0392b"
 INFIX = {"add": "+", "add_any": "+", "sub": "−", "mul": "·", "div": "/", "dot_general": "@"}
+SHORT = {"broadcast_in_dim": "broadcast", "convert_element_type": "cast", "select_n": "select"}
+SHORT |= {"reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min", "reduce_prod": "prod"}
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+class Name(NamedTuple):
+    """The number of a value's record, and what formulas call it."""
+
+    number: int
+    text: str
 
 
 class Node(NamedTuple):
@@ -38,31 +46,35 @@ class Picture(NamedTuple):
     backward: list[tuple[int, int, str]]
 
 
-def dot(graph: Graph, records: Sequence[Record]) -> str:
-    """The picture in the DOT language."""
-    picture = _picture(graph, records)
+def dot(inspection: Any) -> str:
+    """The picture in the DOT language: from left to right, or downwards where it is long."""
+    picture = _picture(inspection)
+    direction = "LR" if len(picture.nodes) <= 8 else "TB"
     lines = [
         "digraph {",
-        '  graph [rankdir=LR, nodesep=0.35, ranksep=0.6, fontname="Helvetica"]',
-        '  node [shape=box, style="rounded,filled", fillcolor="#f7f7f5", color="#555555", '
-        'fontname="Helvetica", fontsize=13, margin="0.14,0.07"]',
+        f'  graph [rankdir={direction}, nodesep=0.4, ranksep=0.8, bgcolor="transparent"]',
+        '  node [shape=box, style="rounded,filled", fillcolor="#f7f7f5", color="#777777", '
+        'fontname="Helvetica", fontsize=13, margin="0.1,0.04"]',
         '  edge [fontname="Helvetica", fontsize=12, color="#333333", arrowsize=0.7]',
     ]
     for node in picture.nodes:
         rows = [f"<B>{html.escape(node.formula)}</B>", html.escape(node.value)]
         if node.gradient is not None:
             rows.append(f'<FONT COLOR="{BACK}">{html.escape(node.gradient)}</FONT>')
-        lines.append(f"  n{node.number} [label=<{'<BR/>'.join(rows)}>]")
-    lines += [f"  n{a} -> n{b}" for a, b in picture.forward]
+        cells = "".join(f"<TR><TD>{row}</TD></TR>" for row in rows)
+        table = f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="2">{cells}</TABLE>'
+        fill = ', fillcolor="#eaf1f8"' if node.number < len(inspection.graph.names) else ""
+        lines.append(f"  n{node.number} [label=<{table}>{fill}]")
+    lines += [f'  n{a} -> n{b} [label="    "]' for a, b in picture.forward]
     for a, b, label in picture.backward:
         style = f'dir=back, style=dashed, color="{BACK}", fontcolor="{BACK}"'
         lines.append(f'  n{b} -> n{a} [label=" {label} ", {style}]')
     return "\n".join([*lines, "}", ""])
 
 
-def mermaid(graph: Graph, records: Sequence[Record]) -> str:
+def mermaid(inspection: Any) -> str:
     """The picture as a Mermaid flowchart."""
-    picture = _picture(graph, records)
+    picture = _picture(inspection)
     lines = ["flowchart LR"]
     for node in picture.nodes:
         rows = [part for part in node[1:] if part is not None]
@@ -76,117 +88,126 @@ def mermaid(graph: Graph, records: Sequence[Record]) -> str:
     return "\n".join([*lines, ""])
 
 
-def svg(graph: Graph, records: Sequence[Record]) -> str:
+def svg(inspection: Any) -> str:
     """The picture as SVG. Raises ImportError without pygraphviz."""
-    text = dot(graph, records)
+    text = dot(inspection)
     try:
         import pygraphviz
     except ImportError as error:
         message = 'drawing needs pygraphviz: pip install "jaxbackprop[plot]"'
         raise ImportError(message) from error
-    drawn = pygraphviz.AGraph(string=text).draw(format="svg", prog="dot")
-    return drawn.decode() if isinstance(drawn, bytes) else drawn
+    drawn: Any = pygraphviz.AGraph(string=text).draw(format="svg", prog="dot")
+    return drawn.decode()
 
 
-def _picture(graph: Graph, records: Sequence[Record]) -> Picture:
-    if len(records) > NODES:
+def _picture(inspection: Any) -> Picture:
+    graph = inspection.graph
+    shown = [record for record in inspection.shown if not _in_a_custom_function(record)]
+    if len(shown) > NODES:
         raise ValueError(
-            f"{len(records)} values are too many for a picture of at most {NODES}: "
-            f"draw a filter of them, such as .lines(file) or .largest({NODES})"
+            f"{len(shown)} values are too many for a picture of at most {NODES}: "
+            f"draw a part of them, such as .lines(file) or .largest({NODES})"
         )
-    produced = _produced(graph, records)
-    names = {v: _name(graph, v, number) for v, number in produced.items()}
-    shown = sorted(records, key=lambda record: record.number)
-    nodes = [_node(graph, record, names) for record in shown]
+    shown.sort(key=lambda record: record.number)
     numbers = {record.number for record in shown}
-    forward = [(a, b) for a, b in _edges(graph, shown, produced) if a in numbers]
+    names = _names(graph, inspection.records)
+    edges = dict.fromkeys(
+        (name.number, record.number, i)
+        for record in shown
+        for step, _ in record.occurrences
+        for i, operand in enumerate(step.operands)
+        for name in _sources(names, operand)
+    )
+    forward = [(a, b) for a, b, _ in edges if a in numbers]
     backward = [
-        (path.through, record.number, report.size_of(path.gradient))
+        (through, record.number, report.size_of(path.gradient))
         for record in shown
         for path in record.paths
-        if path.through in numbers
+        for through in _back_from(path, record, forward)
+        if through in numbers
     ]
-    return Picture(nodes, forward, backward)
+    return Picture([_node(graph, record, names) for record in shown], forward, backward)
 
 
-def _produced(graph: Graph, records: Sequence[Record]) -> dict[Value, int]:
-    """The number of the record of each value."""
-    found = {v: number for number, v in enumerate(graph.tape.jaxpr.invars)}
-    for record in records:
-        found |= {step.outvars[k]: record.number for step, k in record.occurrences}
+def _back_from(path: Path, record: Record, forward: list[tuple[int, int]]) -> list[int]:
+    """The value that a contribution comes back from; beyond what a scan cuts and stacks, too."""
+    if path.through is not None or path.operation != "scan":
+        return [] if path.through is None else [path.through]
+    beyond = {b for a, b in forward if a == record.number}
+    return sorted(beyond) if len(beyond) == 1 else []
+
+
+def _in_a_custom_function(record: Record) -> bool:
+    """The inside of relu has no gradients, and relu's own node stands for it."""
+    around = [e for step, _ in record.occurrences[:1] for e in step.place.equations[:-1]]
+    return any(e.primitive.name.startswith("custom_") for e in around)
+
+
+def _names(graph: Graph, records: Sequence[Record]) -> dict[Value, list[Name]]:
+    """What each value is called. The slices of a scan are called what they are cut from."""
+    found = {}
+    for number, (v, name) in enumerate(zip(graph.tape.jaxpr.invars, graph.names, strict=True)):
+        found[v] = [Name(number, name)]
+    numbers = {step.outvars[k]: r.number for r in records for step, k in r.occurrences}
+    for step in graph.steps:
+        for v in step.outvars:
+            if v in graph.tape.jaxpr.outvars:
+                found[v] = [Name(numbers[v], "f")] if v in numbers else []
+            elif v in numbers:
+                found[v] = [Name(numbers[v], "v" + str(numbers[v]).translate(SUBSCRIPTS))]
+            else:
+                names = [name for operand in step.invars for name in _sources(found, operand)]
+                found[v] = list(dict.fromkeys(names))
     return found
 
 
-def _edges(
-    graph: Graph, records: Sequence[Record], produced: dict[Value, int]
-) -> Iterator[tuple[int, int]]:
-    """From operand to value, once for each operand, straight through what a scan cuts and stacks."""
-    hidden = {v: step for step in graph.steps if step.place.hidden for v in step.outvars}
-
-    def sources(v: Value) -> list[int]:
-        if v.source is not None:
-            return sources(v.source)
-        if v in produced:
-            return [produced[v]]
-        return [n for w in hidden[v].invars for n in sources(w)] if v in hidden else []
-
-    for record in records:
-        found = dict.fromkeys(
-            (n, record.number, i)
-            for step, _ in record.occurrences
-            for i, v in enumerate(step.invars)
-            for n in sources(v)
-        )
-        yield from ((a, b) for a, b, _ in found)
+def _sources(names: dict[Value, list[Name]], v: Value) -> list[Name]:
+    return _sources(names, v.source) if v.source is not None else names.get(v, [])
 
 
-def _name(graph: Graph, v: Value, number: int) -> str:
-    if v in graph.tape.jaxpr.outvars:
-        return "f"
-    inputs = len(graph.names)
-    return graph.names[number] if number < inputs else "v" + str(number).translate(SUBSCRIPTS)
-
-
-def _node(graph: Graph, record: Record, names: dict[Value, str]) -> Node:
+def _node(graph: Graph, record: Record, names: dict[Value, list[Name]]) -> Node:
+    name = formula = graph.names[record.number] if not record.occurrences else ""
     if record.occurrences:
         step, k = record.occurrences[0]
-        name = names[step.outvars[k]]
-        operands = [_operand(graph, v, names) for v in step.invars if not v.tangent]
-        formula = f"{name} = {_formula(record.operation, operands)}"
-    else:
-        name = formula = graph.names[record.number]
+        name = names[step.outvars[k]][0].text
+        operands = [_operand(graph, v, names) for v in step.operands if not v.tangent]
+        formula = f"{name} = {_formula(record, step.equation.params, operands)}"
     value = report.size_of(record.value)
-    value = (
-        value
-        if record.value is not None and record.value.size == 1
-        else (f"{report.shape(record)}  {value}")
-    )
-    if record.gradient is None:
-        return Node(record.number, formula, value, None)
+    if record.value is None or record.value.size > 1:
+        value = f"{report.shape(record)}  {value}"
+    gradient = None if record.gradient is None else f"∂f/∂{name} = {_sum(record)}"
+    return Node(record.number, formula, value, gradient)
+
+
+def _sum(record: Record) -> str:
+    """Single numbers as the sum over the ways back; arrays by the norm of their sum."""
     terms = [report.size_of(path.gradient) for path in record.paths]
     total = report.size_of(record.gradient)
-    single = record.gradient.size == 1 and 1 < len(terms) <= 4
-    sum_ = f"{' + '.join(terms)} = {total}".replace("+ -", "− ") if single else total
-    return Node(record.number, formula, value, f"∂f/∂{name} = {sum_}")
+    if record.gradient is None or record.gradient.size > 1 or not 1 < len(terms) <= 4:
+        return total
+    return f"{' + '.join(terms)} = {total}".replace("+ -", "− ")
 
 
-def _formula(operation: str, operands: list[str]) -> str:
+def _formula(record: Record, params: dict, operands: list[str]) -> str:
+    operation = record.operation
     if operation in INFIX and len(operands) == 2:
         return f" {INFIX[operation]} ".join(operands)
     if operation == "neg":
         return f"−{operands[0]}"
-    return f"{operation}({', '.join(operands)})"
+    if operation in ("square", "integer_pow"):
+        return operands[0] + str(params.get("y", 2)).translate(SUPERSCRIPTS)
+    return f"{SHORT.get(operation, operation)}({', '.join(operands)})"
 
 
-def _operand(graph: Graph, v: Value, names: dict[Value, str]) -> str:
-    while v.source is not None:
-        v = v.source
-    if v in names:
-        return names[v]
-    if np.size(v.array) == 1 and not hasattr(v.array, "keys"):
-        return report.size_of(np.asarray(v.array))
+def _operand(graph: Graph, v: Value, names: dict[Value, list[Name]]) -> str:
+    found = _sources(names, v)
+    if found:
+        return found[0].text if len(found) == 1 else "…"
+    if report.is_number(v.array):
+        return report.size_of(v.array)
     return graph.constants.get(id(v.array), "…")
 
 
 def _quoted(text: str) -> str:
+    """Mermaid's own entities."""
     return text.replace("#", "#35;").replace('"', "#quot;").replace("<", "#lt;")

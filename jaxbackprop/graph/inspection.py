@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jaxbackprop.graph import drawing, report
 from jaxbackprop.graph.api import _check_real, _check_scalar
@@ -78,15 +79,15 @@ class Inspection:
 
     def dot(self) -> str:
         """The graph in the DOT language, values forward and gradients backward."""
-        return drawing.dot(self.graph, self.shown)
+        return drawing.dot(self)
 
     def mermaid(self) -> str:
         """The graph as a Mermaid flowchart, values forward and gradients backward."""
-        return drawing.mermaid(self.graph, self.shown)
+        return drawing.mermaid(self)
 
     def draw(self) -> str:
         """The graph as SVG. Needs pygraphviz: `pip install "jaxbackprop[plot]"`."""
-        return drawing.svg(self.graph, self.shown)
+        return drawing.svg(self)
 
     def __str__(self) -> str:
         return report.table(self)
@@ -180,7 +181,7 @@ def _constants(names: list[str], args: tuple, kwargs: dict) -> dict[int, str]:
 
 
 def _check_concrete(arguments: Any) -> None:
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments)):
         raise TypeError(
             "inspect looks at values, and there are none under jit, grad, vmap or scan: "
             "call it outside of them"

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import DropVar
 
@@ -186,12 +187,15 @@ def _record(
     step, k = members[0]
     first = step.outvars[k]
     lines = stack(step.place.equations)
-    arrays = [None if first.tangent else _numbers(s.outvars[k].array) for s, k in members]
-    gradients = [s.cts[k] if s.cts else None for s, k in members]
-    filled = None
-    if any(g is not None for g in gradients):
-        zero = np.zeros(first.array.shape, first.array.dtype)
-        filled = [zero if g is None else np.asarray(g) for g in gradients]
+    zero = np.zeros(first.array.shape, first.array.dtype) if first.active else None
+    values = [_numbers(s.outvars[k].array) for s, k in members]
+    cts = [s.cts[k] if s.cts else None for s, k in members]
+    gradients = [zero if ct is None else np.asarray(ct) for ct in cts]
+    known = any(ct is not None for ct in cts)
+
+    def together(arrays: list) -> np.ndarray:
+        return np.stack(arrays) if scanned else arrays[0]
+
     return Record(
         number,
         operation(step),
@@ -200,8 +204,8 @@ def _record(
         first.array.shape,
         str(first.array.dtype),
         len(members) if scanned else None,
-        None if arrays[0] is None else np.stack(arrays) if scanned else arrays[0],
-        None if filled is None else np.stack(filled) if scanned else filled[0],
+        None if first.tangent or values[0] is None else together(values),
+        together(gradients) if known else None,
         paths,
         tuple(members),
     )
@@ -209,4 +213,4 @@ def _record(
 
 def _numbers(array: Any) -> np.ndarray | None:
     """Random keys have no numbers to show."""
-    return None if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key) else np.asarray(array)
+    return None if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else np.asarray(array)

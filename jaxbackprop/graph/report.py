@@ -16,6 +16,11 @@ def number(x: Any) -> str:
     return f"{float(x):.3g}"
 
 
+def is_number(array: Any) -> bool:
+    """A single one, and not a random key."""
+    return np.size(array) == 1 and np.asarray(array).dtype != object
+
+
 def size_of(array: np.ndarray | None) -> str:
     """A single number as it is, an array by its norm."""
     if array is None:
@@ -45,15 +50,14 @@ def bad(record: Any) -> str:
 
 def row(record: Any) -> tuple[str, ...]:
     value, gradient = record.value_statistics, record.gradient_statistics
-    several = value is not None and value.size > 1
     return (
         str(record.number),
         record.operation,
         str(record.line or ""),
         shape(record),
         size_of(record.value),
-        number(value.min) if several else "",
-        number(value.max) if several else "",
+        number(value.min) if value and value.size > 1 else "",
+        number(value.max) if value and value.size > 1 else "",
         size_of(record.gradient),
         f"{gradient.zeros:.0%}" if gradient and gradient.size > 1 else "",
         bad(record),

@@ -27,6 +27,6 @@ def statistics(array: Any) -> Statistics:
     with np.errstate(all="ignore"):
         norm = np.linalg.norm(entries)
         low, high, mean = entries.min(), entries.max(), entries.mean()
-    zeros = np.mean(entries == 0)
-    bad = np.sum(~np.isfinite(entries))
-    return Statistics(entries.size, *map(float, (norm, mean, low, high, zeros)), int(bad))
+    zeros, bad = np.mean(entries == 0), np.sum(~np.isfinite(entries))
+    norm, mean, low, high, zeros = map(float, (norm, mean, low, high, zeros))
+    return Statistics(entries.size, norm, mean, low, high, zeros, int(bad))

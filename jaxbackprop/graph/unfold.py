@@ -51,11 +51,13 @@ class Step:
     """One operation: `invars` and `outvars` are the walk's names for its values.
 
     The walk leaves the cotangents of its outputs and its contributions to those of its inputs.
+    `operands` are what a reader would call its inputs.
     """
 
     place: Place
     invars: list[Value]
     outvars: list[Value]
+    operands: list[Value]
     cts: Sequence = ()
     contributions: Sequence = ()
 
@@ -125,7 +127,7 @@ def _elementary(log: Log, equation: Any, inputs: list[Value], at: Place) -> list
     arrays, flags = [v.array for v in inputs], [v.active for v in inputs]
     if not any(flags) or equation.primitive.name in FLAT:
         values = [Value(array) for array in evaluate(equation, arrays)]
-        log.steps.append(Step(at, inputs, values))
+        log.steps.append(Step(at, inputs, values, inputs))
         return values
     outputs, pull = record(equation, arrays, flags)
     tangent = any(v.tangent for v in inputs)
@@ -133,9 +135,14 @@ def _elementary(log: Log, equation: Any, inputs: list[Value], at: Place) -> list
 
 
 def _enter(
-    log: Log, at: Place, inputs: list[Value], outputs: list[Value], pull: Callable
+    log: Log,
+    at: Place,
+    inputs: list[Value],
+    outputs: list[Value],
+    pull: Callable,
+    operands: list[Value] | None = None,
 ) -> list[Value]:
-    step = Step(at, inputs, outputs)
+    step = Step(at, inputs, outputs, operands or inputs)
     log.steps.append(step)
     arrays = [v.array for v in inputs], [v.array for v in outputs]
     log.nodes.append(Node(step, *arrays, [v.active for v in inputs], pull))
@@ -182,7 +189,7 @@ def _custom_jvp(log: Log, equation: Any, inputs: list[Value], at: Place) -> list
     def pull(cts):
         return [*(None for _ in values), *(ct for ct, z in zip(cts, zero, strict=True) if not z)]
 
-    return _enter(log, at, [*values, *tangents], found, pull) if joined else found
+    return _enter(log, at, [*values, *tangents], found, pull, primals) if joined else found
 
 
 def _scan(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value]:
