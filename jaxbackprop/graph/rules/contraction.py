@@ -74,6 +74,8 @@ def conv_general_dilated(
     (V. Dumoulin and F. Visin, *A guide to convolution arithmetic for deep learning*, 2016.)
     """
     (ct,) = cts
+    if ct.size == 0:  # a kernel larger than x: there is no window at all
+        return (lambda: jnp.zeros_like(x), lambda: jnp.zeros_like(w))
     x_spec, w_spec, out_spec = dimension_numbers
     groups = max(feature_group_count, batch_group_count)
 
