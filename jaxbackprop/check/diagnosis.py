@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxbackprop.check.leaf import Leaf
+from jaxbackprop.check.leaves import eps
 
 LOOSE = 1e-3  # how well a hypothesis must fit: better than chance, looser than a verdict
 
@@ -48,7 +49,22 @@ def _leaf(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
 def fits(leaf: Leaf, candidate: np.ndarray) -> bool:
     """Is this the leaf's reference, as far as it was measured?"""
     size = np.linalg.norm(leaf.expected)
-    return bool(size and np.linalg.norm(leaf.measure(candidate) - leaf.expected) <= LOOSE * size)
+    return bool(
+        leaf.expected.size > 1
+        and size
+        and np.linalg.norm(leaf.measure(candidate) - leaf.expected) <= loose(leaf) * size
+    )
+
+
+def undoes(leaf: Leaf, candidate: np.ndarray) -> bool:
+    """Is this the leaf's reference, and the error of the leaf's own candidate explained by it?"""
+    rest = np.linalg.norm(leaf.measure(candidate) - leaf.expected)
+    return fits(leaf, candidate) and bool(rest <= 0.1 * leaf.distance)
+
+
+def loose(leaf: Leaf) -> float:
+    """How well a hypothesis must fit, relatively."""
+    return max(LOOSE, 16 * eps(leaf.dtype))
 
 
 def _not_finite(leaf: Leaf) -> Finding:
@@ -69,14 +85,11 @@ def _not_finite(leaf: Leaf) -> Finding:
 
 def factor_of(leaf: Leaf) -> float | None:
     """c where candidate = c reference with c ≠ 1, else None."""
-    found = leaf.found
     size = float(np.dot(leaf.expected, leaf.expected))
-    if leaf.expected.size < 2 or not size:
-        return None
-    c = float(np.dot(found, leaf.expected)) / size
-    if not c or np.linalg.norm(found - c * leaf.expected) > LOOSE * abs(c) * math.sqrt(size):
-        return None
-    return c
+    c = float(np.dot(leaf.found, leaf.expected)) / size if size else 0.0
+    if leaf.expected.size == 1:  # any one number is a multiple of any other
+        return c if min(abs(c - known) for known in (-1, 2, -2, 0.5, -0.5)) < LOOSE else None
+    return c if c and undoes(leaf, leaf.candidate / c) else None
 
 
 def _one_factor(wrong: Sequence[Leaf], leaves: Sequence[Leaf]) -> Finding | None:
@@ -86,7 +99,12 @@ def _one_factor(wrong: Sequence[Leaf], leaves: Sequence[Leaf]) -> Finding | None
     if len(wrong) < max(2, len(nonzero)) or not factors:
         return None
     c = float(np.median(factors))
-    alike = all(fits(leaf, leaf.candidate / c) for leaf in wrong)
+    alike = all(
+        abs(leaf.found / c - leaf.expected) <= LOOSE * abs(leaf.expected)
+        if leaf.expected.size == 1
+        else undoes(leaf, leaf.candidate / c)
+        for leaf in wrong
+    )
     names = tuple(leaf.name for leaf in wrong)
     return Finding("factor", names, f"every leaf is {_times(c, leaves)}") if alike else None
 
@@ -146,9 +164,9 @@ def _another(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
 def _rearranged(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
     """The right numbers in the wrong places."""
     for kind, text, undone in _rearrangements(leaf.candidate):
-        if fits(leaf, undone):
+        if undoes(leaf, undone):
             return Finding(kind, (leaf.name,), f"{leaf.name} is {text}")
-        if fits(leaf, -undone):
+        if undoes(leaf, -undone):
             return Finding(kind, (leaf.name,), f"{leaf.name} is {text}, and its sign is wrong")
     return None
 

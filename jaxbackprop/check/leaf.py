@@ -50,6 +50,13 @@ class Leaf:
         return self.finite and self.distance <= self.bound
 
     @property
+    def times(self) -> float:
+        """‖Δ‖ / bound: right up to 1."""
+        if self.bound:
+            return self.distance / self.bound
+        return self.distance and self.distance * float("inf")
+
+    @property
     def ratio(self) -> float:
         """‖candidate‖ / ‖expected‖."""
         size = float(np.linalg.norm(self.expected))

@@ -7,6 +7,7 @@ import numpy as np
 from jax.tree_util import PyTreeDef
 
 FLOATING = ("float64", "float32", "float16", "bfloat16")
+BARE = "array"  # the name of a pytree that is one array
 
 
 class Named(NamedTuple):
@@ -18,8 +19,10 @@ class Named(NamedTuple):
 
 
 def dtype_name(leaf: Any) -> str:
-    """float32 for jax's, NumPy's and PyTorch's float32; a Python float is a float64."""
-    return str(getattr(leaf, "dtype", np.asarray(leaf).dtype)).removeprefix("torch.")
+    """float32 for jax's, NumPy's and PyTorch's float32; jax's default for a Python float."""
+    if isinstance(leaf, float | int | complex):
+        return str(jax.numpy.result_type(leaf))
+    return str(getattr(leaf, "dtype", type(leaf).__name__)).removeprefix("torch.")
 
 
 def eps(dtype: str) -> float:
@@ -35,13 +38,13 @@ def host(leaf: Any) -> np.ndarray:
 
 
 def named_leaves(tree: Any, what: str) -> list[Named]:
-    """The leaves of `tree` with their paths, such as `[0].W`; a bare array has the path `.`.
+    """The leaves of `tree` with their paths, such as `[0].W`; a bare array is called `array`.
 
     Raises ValueError, naming the leaf, where one is not real floating point.
     """
     leaves = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        name, dtype = jax.tree_util.keystr(path) or ".", dtype_name(leaf)
+        name, dtype = jax.tree_util.keystr(path) or BARE, dtype_name(leaf)
         if dtype not in FLOATING:
             raise ValueError(f"{what}: leaf {name} holds {dtype}, expected real floating point")
         leaves.append(Named(name, dtype, host(leaf)))
@@ -73,7 +76,10 @@ def check_form(
 def _structures(reference: Any, candidate: Any, names: tuple[str, str]) -> str:
     """How two structures differ: the first leaf that only one has, or their kinds of node."""
     expected, found = (
-        [jax.tree_util.keystr(path) or "." for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+        [
+            jax.tree_util.keystr(path) or BARE
+            for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+        ]
         for tree in (reference, candidate)
     )
     for has, lacks, ours, theirs in ((0, 1, expected, found), (1, 0, found, expected)):

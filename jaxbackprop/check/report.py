@@ -43,7 +43,7 @@ def verdict(leaves: Sequence[Leaf], compared: int, undecided: int) -> str:
 
 
 def table(leaves: Sequence[Leaf]) -> list[str]:
-    rows = [("", "leaf", "shape", "max |Δ|", "‖Δ‖ in eps", "ratio", "cos", "bad")]
+    rows = [("", "leaf", "shape", "max |Δ|", "‖Δ‖ in eps", "×tol", "ratio", "cos", "bad")]
     rows += [_row(leaf) for leaf in leaves]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     widths[1] = max(4, min(widths[1], COLUMNS - sum(widths) + widths[1] - 2 * (len(widths) - 1)))
@@ -60,15 +60,16 @@ def _row(leaf: Leaf) -> tuple[str, ...]:
     shape = "×".join(map(str, leaf.shape)) or "scalar"
     size = leaf.expected.size
     if not leaf.finite:
-        return ("BAD", leaf.name, shape, "not", "finite", "", "", f"{leaf.bad}/{size}")
+        return ("BAD", leaf.name, shape, "not", "finite", "", "", "", f"{leaf.bad}/{size}")
     if not size:
-        return ("?" if leaf.undecided else "", leaf.name, shape, "", "", "", "", "0/0")
+        return ("?" if leaf.undecided else "", leaf.name, shape, "", "", "", "", "", "0/0")
     return (
         "ok" if leaf.ok else "BAD",
         leaf.name,
         shape,
         f"{np.abs(leaf.found - leaf.expected).max():.1e}",
         f"{leaf.error / eps(leaf.dtype):.2g}",
+        f"{leaf.times:.2g}",
         "–" if np.isnan(leaf.ratio) else f"{leaf.ratio:.4g}",
         "–" if np.isnan(leaf.cosine) else f"{leaf.cosine:+.4f}",
         f"{leaf.bad}/{size}",

@@ -1,0 +1,161 @@
+"""Slopes of a function along directions: central differences, extrapolated, told from kinks.
+
+Each slope is taken at three steps h, h/4, h/16; the errors of order h² and h⁴ are eliminated
+(Richardson, 1911; Ridders, 1982), and the last elimination says how good the result is. Where that
+is not enough, a kink lies between, or the curvature is large: smaller steps follow.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxbackprop.check.function import Flat
+from jaxbackprop.check.leaves import eps
+
+STEPS = np.array([1, 1 / 4, 1 / 16])
+ROUNDS = 4
+AT_ONCE = 8  # directions
+
+
+class Slopes(NamedTuple):
+    """One number a direction: ∂f, its error, and the jump of ∂f there (0 on a smooth function)."""
+
+    value: np.ndarray
+    error: np.ndarray
+    jump: np.ndarray
+    jump_error: np.ndarray
+
+
+def noise(flat: Flat) -> float:
+    """How far the values of f scatter: third differences of neighbouring points (Hamming, 1962).
+
+    At least the rounding of the result; more where f computes inside in less precision.
+    """
+    if not flat.x.size:
+        return 0.0
+    generator = np.random.default_rng(0)
+    direction = generator.choice([-1.0, 1.0], flat.x.size) / np.sqrt(flat.x.size)
+    t = 1e-5 * (20 * np.arange(1, 13)[:, None] + np.arange(4))
+    f = np.concatenate([flat.values(flat.rounded(flat.x + row[:, None] * direction)) for row in t])
+    scatter = np.abs(np.diff(f.reshape(t.shape), 3)) / np.sqrt(20)
+    return max(2 * eps(flat.dtype) * abs(flat.cost), 3 * float(np.median(scatter)))
+
+
+def slopes(
+    flat: Flat, rows: Callable[[np.ndarray], np.ndarray], count: int, scatter: float, goal: float
+) -> Slopes:
+    """∂f along `count` unit directions; rows(ks) are the k-th ones, (len(ks), n).
+
+    `goal`: the error relative to their root mean square that more steps are spent on.
+    """
+    first = max(scatter / max(abs(flat.cost), 1e-300), 1e-11) ** (1 / 5)
+    h = 2.0 ** np.round(np.log2(min(first, 1)))
+    best = _round(flat, rows, np.arange(count), h, scatter)
+    for _ in range(ROUNDS - 1):
+        h /= 64
+        finite = best.value[np.isfinite(best.value)]
+        size = np.sqrt(np.mean(finite**2)) if finite.size else 0.0
+        reachable = 4 * scatter / (16 * h)  # what rounding leaves of the last round's differences
+        todo = np.flatnonzero(~(best.error <= max(goal * size, reachable)))
+        if not todo.size:
+            break
+        new = _round(flat, rows, todo, h, scatter)
+        better = ~(best.error[todo] <= new.error)
+        for old, found in zip(best, new, strict=True):
+            old[todo[better]] = found[better]
+    return best
+
+
+def _round(flat: Flat, rows: Callable, which: np.ndarray, h: float, scatter: float) -> Slopes:
+    parts = [
+        _three_steps(flat, rows(which[k : k + AT_ONCE]), h, scatter)
+        for k in range(0, len(which), AT_ONCE)
+    ]
+    return Slopes(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _three_steps(flat: Flat, u: np.ndarray, h: float, scatter: float) -> Slopes:
+    """u: (c, n). Steps grow with the coordinate that moves, in powers of two."""
+    size = np.max(np.abs(flat.x) * (np.abs(u) > 0.5), axis=1, initial=1.0)
+    scale = 2.0 ** np.floor(np.log2(size))
+    t = h * scale[:, None, None] * STEPS[:, None] * np.array([1.0, -1.0])  # (c, 3, 2)
+    points = flat.rounded(flat.x + t[..., None] * u[:, None, None, :])
+    t = np.einsum("csdn,cn->csd", points - flat.x, u)  # as rounded
+    f = flat.values(points.reshape(-1, flat.x.size)).reshape(t.shape)
+    with np.errstate(all="ignore"):
+        above, below = ((f[..., k] - flat.cost) / t[..., k] for k in (0, 1))
+        D = (f[..., 0] - f[..., 1]) / (t[..., 0] - t[..., 1])
+        value, error = _extrapolated(D)
+        jump, jump_error = _without_curvature(above - below)
+        rounding = np.where((f == flat.cost).all(axis=(1, 2)), 0, 2 * scatter / t[:, -1, 0])
+    error = np.where(np.isfinite(value), error + rounding, np.inf)
+    return Slopes(value, error, jump, jump_error + 4 * rounding)
+
+
+def _extrapolated(D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """D(h) = f′ + c h² + d h⁴ + …: the h² terms go, then the h⁴ term, which bounds the error."""
+    once = (16 * D[:, 1:] - D[:, :-1]) / 15
+    twice = (256 * once[:, 1] - once[:, 0]) / 255
+    return twice, np.abs(twice - once[:, 1])
+
+
+def _without_curvature(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """S(h) = jump + h f″ + …: the slope on the right less that on the left."""
+    once = (4 * S[:, 1:] - S[:, :-1]) / 3
+    return once[:, 1], np.abs(once[:, 1] - once[:, 0])
+
+
+def undecided(found: Slopes, share: float) -> np.ndarray:
+    """Which slopes are no test: f has a kink there, or its differences do not settle.
+
+    `share`: what a slope may be wrong by without notice.
+    """
+    size = np.sqrt(np.mean(found.value[np.isfinite(found.value)] ** 2)) if found.value.size else 0
+    kink = (np.abs(found.jump) > 10 * found.jump_error) & (np.abs(found.jump) > share)
+    unsettled = found.error > 0.01 * np.maximum(np.abs(found.value), size)
+    return kink | (unsettled & (found.error > share)) | ~np.isfinite(found.error)
+
+
+def taylor_rate(
+    flat: Flat, direction: np.ndarray, slope: float, scatter: float, doubt: float
+) -> float | None:
+    """The power p in |f(x + t u) − f(x) − t ∂f| ~ tᵖ: 2 where the slope is right, 1 where wrong.
+
+    `doubt`: the rounding of the slope. None where the remainder is no clean power: below rounding
+    at every step (f is linear along u) or bent by kinks on the way.
+    """
+    t = 2.0 ** -np.arange(3, 25.0)
+    points = flat.rounded(flat.x + t[:, None] * direction)
+    t = (points - flat.x) @ direction
+    remainder = np.abs(flat.values(points) - flat.cost - t * slope)
+    lost = np.flatnonzero(~(remainder > 50 * scatter + 10 * t * doubt))
+    end = lost[0] if lost.size else len(t)
+    if end < 4:
+        return None
+    log_t, log_r = np.log2(t[max(0, end - 5) : end]), np.log2(remainder[max(0, end - 5) : end])
+    local = np.diff(log_r) / np.diff(log_t)
+    return float(np.mean(local)) if np.ptp(local) < 0.4 else None
+
+
+def unit_vectors(offset: int, n: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The coordinates from `offset` on, as directions among n."""
+
+    def rows(ks: np.ndarray) -> np.ndarray:
+        u = np.zeros((len(ks), n))
+        u[np.arange(len(ks)), offset + ks] = 1
+        return u
+
+    return rows
+
+
+def signs(matrix: np.ndarray, offset: int, n: int) -> Callable[[np.ndarray], np.ndarray]:
+    """Rows of ±1 for one leaf, as unit directions among n."""
+
+    def rows(ks: np.ndarray) -> np.ndarray:
+        u = np.zeros((len(ks), n))
+        size = matrix.shape[1]
+        u[:, offset : offset + size] = matrix[ks] / np.sqrt(size)
+        return u
+
+    return rows
