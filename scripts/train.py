@@ -4,26 +4,37 @@
     python scripts/train.py --data-dir ~/mnist               MNIST, Fashion-MNIST: any IDX folder
     python scripts/train.py --hidden tanh --optimizer sgd --learning-rate 0.5
     python scripts/train.py --gradient automatic             jax.grad in place of the four equations
+    python scripts/train.py --run-dir runs/a --save-every 5  save; then, after whatever happened:
+    python scripts/train.py --run-dir runs/a --save-every 5 --resume
 
-Each run leaves its metrics and learning curve in a folder under `runs/`.
+Each run leaves its metrics and learning curve in a folder under `runs/`. SIGINT and SIGTERM end a
+run after the steps at hand, saved; a second one ends it at once.
 """
 
 import dataclasses
 import json
+import os
+import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxbackprop import Network, data, plots, train
+from jaxbackprop import Network, data, plots, saving, train
 from jaxbackprop.backprop import backprop
+from jaxbackprop.network import Params
+
+STEPS_AT_ONCE = 500  # between two looks at whether a signal has come
+Rows = tuple[jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,22 +64,30 @@ class Options:
     gradient: Literal["manual", "automatic"] = "manual"
     """The four equations, or jax.grad."""
     run_dir: Path | None = None
-    """Where metrics and figure go. Default: a new folder under runs/."""
+    """Where metrics, figure and saved states go. Default: a new folder under runs/."""
+    save_every: int = 0
+    """Save the state every so many epochs; 0 saves only when a signal stops the run."""
+    resume: bool = False
+    """Go on from the newest sound state in --run-dir."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}, expected at least 1")
+        if self.save_every < 0:
+            raise ValueError(f"--save-every is {self.save_every}, expected at least 0")
+        if self.resume and self.run_dir is None:
+            raise ValueError("--resume needs --run-dir, the folder of the run to go on with")
 
 
 def make_optimizer(name: str, learning_rate: float) -> optax.GradientTransformation:
     """optax's optimizer of that name; "momentum" is SGD with momentum 0.9."""
     if name == "momentum":
         return optax.sgd(learning_rate, momentum=0.9)
-    make = getattr(optax, name, None)
     try:
-        optimizer = make(learning_rate)
-        optimizer.init(jnp.zeros(1))
+        optimizer = getattr(optax, name)(learning_rate)
+        one = jnp.ones(1)
+        optimizer.update(one, optimizer.init(one), one)
     except (TypeError, AttributeError):
         raise ValueError(f"--optimizer {name}: optax has no optimizer of that name") from None
     return optimizer
@@ -90,27 +109,58 @@ def load(options: Options) -> tuple[Network, tuple[data.Split, data.Split]]:
     return network, splits
 
 
-def to_device(split: data.Split, classes: int) -> tuple[jax.Array, jax.Array]:
+def to_device(split: data.Split, classes: int) -> Rows:
     """Inputs and one-hot targets in rows, on the device."""
     return jnp.asarray(split.inputs), data.one_hot(split.labels, classes).T
 
 
+def describe(options: Options, network: Network) -> dict[str, str]:
+    """What a saved state and the run that resumes it must have in common."""
+    own = ("hidden", "output", "loss", "optimizer", "learning_rate", "batch", "seed", "gradient")
+    described = {name: str(getattr(options, name)) for name in own}
+    return described | {
+        "sizes": str(list(network.sizes)),
+        "data": str(options.data_dir or "digits"),
+    }
+
+
+def listen() -> list[int]:
+    """The list to which SIGINT and SIGTERM are added; the second one ends the program at once."""
+    received: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    return received
+
+
 def main(options: Options) -> None:
-    console = Console()
+    console = Console(highlight=False)
     network, splits = load(options)
     optimizer = make_optimizer(options.optimizer, options.learning_rate)
-    (inputs, targets), (test_inputs, test_targets) = (
-        to_device(split, network.sizes[-1]) for split in splits
-    )
+    rows, test_rows = (to_device(split, network.sizes[-1]) for split in splits)
     gradient = {"manual": backprop, "automatic": train.automatic}[options.gradient]
+    folder = options.run_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    states, description = folder / "states", describe(options, network)
     state = train.start(network, optimizer, jax.random.key(options.seed))
+    history = {name: [] for name in ("epoch", "loss", "train_accuracy", "test_accuracy", "seconds")}
+    history["partial"] = []  # the losses so far of an epoch that is not over
+    if options.resume:
+        state, step, history = saving.restore(states, state, description)
+        console.print(f"resumed at step {step}")
+    examples = len(rows[0])
+    if not options.batch <= examples:
+        raise ValueError(f"--batch is {options.batch}, there are {examples} examples")
     console.print(
         f"{network.sizes}, {options.hidden}, {options.output}, {options.loss}; {options.optimizer}"
-        f" {options.learning_rate:g}; {len(inputs)} examples, {len(test_inputs)} for testing",
-        highlight=False,
+        f" {options.learning_rate:g}; {examples} examples, {len(test_rows[0])} for testing"
     )
 
-    history = {"epoch": [], "loss": [], "train_accuracy": [], "test_accuracy": [], "seconds": []}
+    received, in_epoch = listen(), examples // options.batch
     columns = (
         BarColumn(),
         TextColumn("epoch {task.completed}/{task.total}"),
@@ -118,37 +168,57 @@ def main(options: Options) -> None:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=options.epochs)
-        for epoch in range(options.epochs):
+        task = progress.add_task("", total=options.epochs, completed=len(history["epoch"]))
+        while len(history["epoch"]) < options.epochs and not received:
             begin = time.perf_counter()
+            steps = min(STEPS_AT_ONCE, in_epoch - int(state.step) % in_epoch)
             state, metrics = train.run(
-                network, optimizer, state, inputs, targets, batch=options.batch, gradient=gradient
+                *(network, optimizer, state, *rows),
+                batch=options.batch,
+                steps=steps,
+                gradient=gradient,
             )
-            losses = jax.block_until_ready(metrics.loss)
-            history["seconds"].append(time.perf_counter() - begin)
             stop_if_not_finite(network, metrics, int(state.step))
-            history["epoch"].append(epoch + 1)
-            history["loss"].append(float(losses.mean()))
-            for name, rows in (
-                ("train_accuracy", (inputs, targets)),
-                ("test_accuracy", (test_inputs, test_targets)),
-            ):
-                history[name].append(float(train.evaluate(network, state.params, *rows)[1]))
-            text = (
-                f"loss {history['loss'][-1]:.4f}  test accuracy {history['test_accuracy'][-1]:.2%}"
-            )
-            progress.update(task, advance=1, description=text)
+            history["partial"] += [float(loss) for loss in metrics.loss]
+            history["seconds"].append((time.perf_counter() - begin) / steps * in_epoch)
+            if int(state.step) % in_epoch == 0:
+                end_epoch(history, network, state.params, rows, test_rows)
+                progress.update(task, advance=1, description=summary(history))
+                if options.save_every and len(history["epoch"]) % options.save_every == 0:
+                    saving.save(states, state, description, history)
+    if received:
+        saving.save(states, state, description, history)
+        console.print(f"stopped at step {int(state.step)}, saved; go on with --resume")
+        sys.exit(128 + received[0])
+    report(options, network, history, folder, console)
 
-    folder = options.run_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+
+def end_epoch(history: dict, network: Network, params: Params, rows: Rows, test_rows: Rows) -> None:
+    """Turn the losses of an epoch's steps into a line of the history."""
+    history["epoch"].append(len(history["epoch"]) + 1)
+    history["loss"].append(float(np.mean(history["partial"])))
+    history["partial"] = []
+    for name, split in (("train_accuracy", rows), ("test_accuracy", test_rows)):
+        history[name].append(float(train.evaluate(network, params, *split)[1]))
+
+
+def summary(history: dict) -> str:
+    return f"loss {history['loss'][-1]:.4f}  test accuracy {history['test_accuracy'][-1]:.2%}"
+
+
+def report(
+    options: Options, network: Network, history: dict, folder: Path, console: Console
+) -> None:
+    """Leave the metrics and the figure in the run's folder, and say where."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {name: str(value) for name, value in dataclasses.asdict(options).items()}
     record = {"options": settings, "sizes": network.sizes, "history": history}
     (folder / "metrics.json").write_text(json.dumps(record, indent=1) + "\n")
     plots.learning_curve(history, folder / "learning_curve.png")
+    each = np.median(history["seconds"])  # of an epoch, from those of its parts
     console.print(
         f"test accuracy {history['test_accuracy'][-1]:.2%}, "
-        f"{sorted(history['seconds'])[options.epochs // 2] * 1e3:.0f} ms an epoch; see {folder}/",
-        highlight=False,
+        f"{each * 1e3:.0f} ms an epoch; see {folder}/"
     )
 
 
@@ -166,6 +236,7 @@ def stop_if_not_finite(network: Network, metrics: train.Metrics, step: int) -> N
 
 if __name__ == "__main__":
     options = tyro.cli(Options)
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         main(options)
     except (ValueError, FileNotFoundError) as error:
