@@ -92,7 +92,13 @@ def agree(ours, reference, truth) -> bool:
     if g1(finite(ours), finite(reference), depth=3):
         return True
     exact = truth()
-    return exact is not None and g3(finite(ours), finite(reference), finite(exact))
+    if exact is None:
+        return False
+    pairs = zip(as_float64(finite(reference)), as_float64(finite(exact)), strict=True)
+    # A reference that is itself far from the truth would let anything pass.
+    if any(np.linalg.norm(r - e) > 1e-3 * np.linalg.norm(e) for r, e in pairs):
+        return False
+    return g3(finite(ours), finite(reference), finite(exact))
 
 
 def judge(harness, transform=vjp) -> Outcome:

@@ -4,7 +4,7 @@ results for forward and reverse mode algorithmic differentiation*, 2008)."""
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbackprop.graph.rules.table import rule
+from jaxbackprop.graph.rules.table import UnsupportedPrimitive, rule
 
 
 @rule("cholesky")
@@ -50,3 +50,17 @@ def triangular_solve(cts, outs, a, b, *, left_side, lower, transpose_a, conjugat
         return whole * (1 - jnp.eye(a.shape[-1], dtype=a.dtype)) if unit_diagonal else whole
 
     return (to_a, to_b)
+
+
+@rule("svd")
+def svd(cts, outs, x, *, compute_uv, **params):
+    """Of the singular values alone: U diag(ct) Vᵀ."""
+    ct, *_ = cts
+    if compute_uv:
+        raise UnsupportedPrimitive("no rule for 'svd' with compute_uv=True")
+
+    def back():
+        u, _, vt = jnp.linalg.svd(x, full_matrices=False)
+        return (u * ct[..., None, :]) @ vt
+
+    return (back,)
