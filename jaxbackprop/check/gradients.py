@@ -170,10 +170,9 @@ def _conditioned(leaf: Leaf, probe: Probe, flat: Flat, scatter: float) -> Leaf:
 
 def _differences(flat: Flat, leaves: list[Leaf], scatter: float) -> str:
     """How the differences were taken."""
-    rounding = scatter / max(abs(flat.cost), 1e-300)
-    text = (
-        f"differences: in {flat.dtype}, f = {flat.cost:.6g}, its values scatter by {rounding:.1g}"
-    )
+    text = f"differences: in {flat.dtype}, of f = {flat.cost:.6g} ± {scatter:.1g}"
+    if flat.why:
+        text += f"\nf did not take a float64 copy of its arguments: {flat.why}"
     open_ = [name for leaf in leaves for name in leaf.undecided]
     if not open_:
         return text
@@ -199,9 +198,11 @@ def _taylor(flat: Flat, probes: list[Probe], leaves: list[Leaf], scatter: float)
             for k in range(len(gap)):
                 u += gap[k] * probe.rows(np.array([k]))[0]
     u /= np.linalg.norm(u) or 1
-    doubt = 8 * max(eps(leaf.dtype) for leaf in leaves) * float(np.linalg.norm(g))
+    doubt = 4 * max(eps(leaf.dtype) for leaf in leaves) * float(np.linalg.norm(g))
     rate = differences.taylor_rate(flat, u, float(g @ u), scatter, doubt)
     if rate is None:
-        return "Taylor remainder: no clean power of h (f is linear there, or has kinks on the way)"
+        return (
+            "Taylor remainder: no clean power of h (f is linear along it, or has kinks on the way)"
+        )
     along = "along the discrepancy" if wrong else "along a random direction"
     return f"Taylor remainder: h^{rate:.2f} {along} (2 where the gradient is right, 1 where wrong)"
