@@ -129,13 +129,13 @@ def taylor_rate(
     points = flat.rounded(flat.x + t[:, None] * direction)
     t = (points - flat.x) @ direction
     remainder = np.abs(flat.values(points) - flat.cost - t * slope)
-    lost = np.flatnonzero(~(remainder > 50 * scatter + 10 * t * doubt))
-    end = lost[0] if lost.size else len(t)
-    if end < 4:
-        return None
-    log_t, log_r = np.log2(t[max(0, end - 5) : end]), np.log2(remainder[max(0, end - 5) : end])
+    lost = np.flatnonzero(~(remainder > 50 * scatter + t * doubt))
+    log_t, log_r = np.log2(t), np.log2(np.maximum(remainder, 1e-300))
     local = np.diff(log_r) / np.diff(log_t)
-    return float(np.mean(local)) if np.ptp(local) < 0.4 else None
+    for end in range(lost[0] - 1 if lost.size else len(local), 3, -1):  # the smallest steps first
+        if np.ptp(local[end - 4 : end]) < 0.3:
+            return float(np.mean(local[end - 4 : end]))
+    return None
 
 
 def unit_vectors(offset: int, n: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -201,8 +201,6 @@ def _taylor(flat: Flat, probes: list[Probe], leaves: list[Leaf], scatter: float)
     doubt = 4 * max(eps(leaf.dtype) for leaf in leaves) * float(np.linalg.norm(g))
     rate = differences.taylor_rate(flat, u, float(g @ u), scatter, doubt)
     if rate is None:
-        return (
-            "Taylor remainder: no clean power of h (f is linear along it, or has kinks on the way)"
-        )
+        return "Taylor remainder: no clean power of h (f linear along it, or kinks on the way)"
     along = "along the discrepancy" if wrong else "along a random direction"
     return f"Taylor remainder: h^{rate:.2f} {along} (2 where the gradient is right, 1 where wrong)"
