@@ -11,6 +11,9 @@ from harnesses import REFUSED, SAME, WRONG, harnesses, judge, report, sample
 
 from jaxbackprop.graph import vjp
 
+# The harnesses ask for float64 whether it is on or not, and jax warns of it.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 ALL = bool(os.environ.get("JAXBACKPROP_ALL_HARNESSES"))
 
 
@@ -19,19 +22,16 @@ def outcomes():
     return [judge(harness) for harness in (harnesses() if ALL else sample(1))]
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_no_harness_gets_a_wrong_value(outcomes):
     assert [o for o in outcomes if o.verdict == WRONG] == []
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_nine_of_ten_harnesses_are_supported(outcomes):
     print("\n" + report(outcomes))
     same, refused = (sum(o.verdict == v for o in outcomes) for v in (SAME, REFUSED))
     assert same >= 0.9 * (same + refused)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_what_is_refused_is_named(outcomes):
     assert all("'" in o.why for o in outcomes if o.verdict == REFUSED)
 
