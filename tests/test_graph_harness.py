@@ -52,7 +52,7 @@ def negated(f, *primals):
 
 
 @pytest.mark.parametrize("wrong", [scaled, zeros, negated])
-@pytest.mark.parametrize("name", ["mul", "tanh", "dot_general", "cumprod"])
+@pytest.mark.parametrize("name", ["sin", "tanh", "dot_general", "cumprod"])
 def test_a_wrong_gradient_would_be_seen(wrong, name):
     harness = next(h for h in harnesses() if h.group_name == name)
     assert judge(harness).verdict == SAME
