@@ -2,12 +2,19 @@
 
 Two wings, which check each other: the four equations for dense networks (`Network`, `init`,
 `forward`, `loss`, `backward`, `backprop`), and the reverse walk over the computation graph of any
-JAX function (`grad`, `value_and_grad`, `vjp`).
+JAX function (`grad`, `value_and_grad`, `vjp`, `inspect`).
 """
 
 from jaxbackprop import check, equations
 from jaxbackprop.backprop import Backward, backprop, backward
-from jaxbackprop.graph import UnsupportedPrimitive, grad, value_and_grad, vjp
+from jaxbackprop.graph import (
+    Inspection,
+    UnsupportedPrimitive,
+    grad,
+    inspect,
+    value_and_grad,
+    vjp,
+)
 from jaxbackprop.network import (
     Layer,
     Network,
@@ -21,6 +28,7 @@ from jaxbackprop.network import (
 
 __all__ = [
     "Backward",
+    "Inspection",
     "Layer",
     "Network",
     "Trace",
@@ -32,6 +40,7 @@ __all__ = [
     "forward",
     "grad",
     "init",
+    "inspect",
     "loss",
     "stack",
     "unstack",

@@ -2,14 +2,15 @@
 
 It shares nothing with the network wing and calls none of jax.grad, jax.vjp, jax.jvp: the local
 gradients are a table (`rules`), the walk is `walk`, and the operations that contain a graph of
-their own are in `structure` and `loop`.
+their own are in `structure` and `loop`. `inspect` shows what passes through the walk.
 """
 
 from jaxbackprop.graph import loop as _loop
 from jaxbackprop.graph import structure as _structure
 from jaxbackprop.graph.api import grad, value_and_grad, vjp
+from jaxbackprop.graph.inspection import Inspection, inspect
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 
-__all__ = ["UnsupportedPrimitive", "grad", "value_and_grad", "vjp"]
+__all__ = ["Inspection", "UnsupportedPrimitive", "grad", "inspect", "value_and_grad", "vjp"]
 
 del _loop, _structure  # imported for what they enter into the walk's table
