@@ -33,7 +33,7 @@ def value_and_grad(
         chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
         primals = tuple(args[i] for i in chosen)
         for i, primal in zip(chosen, primals, strict=True):
-            _check_real(f"argument {i}", primal)
+            check_real(f"argument {i}", primal)
 
         def of_chosen(*primals):
             full = list(args)
@@ -43,7 +43,7 @@ def value_and_grad(
 
         out, pullback = _vjp(of_chosen, primals)
         value = out[0] if has_aux else out
-        _check_scalar(value)
+        check_scalar(value)
         seed = jnp.ones((), value.dtype)
         cts = jax.tree.map(lambda leaf: None, out)
         cts = (seed, cts[1]) if has_aux else seed
@@ -110,7 +110,7 @@ def _gradient(leaf: jax.Array, ct: Any) -> Any:
     return jnp.zeros_like(leaf) if ct is None else ct
 
 
-def _check_real(name: str, primal: Any) -> None:
+def check_real(name: str, primal: Any) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(primal):
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
@@ -120,7 +120,7 @@ def _check_real(name: str, primal: Any) -> None:
             )
 
 
-def _check_scalar(value: Any) -> None:
+def check_scalar(value: Any) -> None:
     if jnp.ndim(value) != 0 or len(jax.tree.leaves(value)) != 1:
         raise TypeError(
             f"gradient only defined for scalar-output functions, "

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxbackprop.graph import drawing, report
-from jaxbackprop.graph.api import _check_real, _check_scalar
+from jaxbackprop.graph.api import check_real, check_scalar
 from jaxbackprop.graph.lines import Line
 from jaxbackprop.graph.origin import Origin, origin
 from jaxbackprop.graph.records import Record, records
@@ -112,7 +112,7 @@ def inspect(f: Callable, argnums: int | Sequence[int] = 0) -> Callable[..., Insp
         names = _names(f, args)
         primals = tuple(args[i] for i in chosen)
         for i, primal in zip(chosen, primals, strict=True):
-            _check_real(f"argument {i}", primal)
+            check_real(f"argument {i}", primal)
         _check_concrete((args, kwargs))
 
         def of_chosen(*primals):
@@ -123,26 +123,20 @@ def inspect(f: Callable, argnums: int | Sequence[int] = 0) -> Callable[..., Insp
 
         paths, tree = jax.tree_util.tree_flatten_with_path(primals)
         leaves = tuple(jnp.asarray(leaf) for _, leaf in paths)
-        labels = tuple(
-            names[chosen[path[0].idx]] + jax.tree_util.keystr(path[1:]) for path, _ in paths
-        )
+        labels = tuple(_label(names[chosen[path[0].idx]], path[1:]) for path, _ in paths)
         jaxpr, shape = jax.make_jaxpr(
             lambda *leaves: of_chosen(*jax.tree.unflatten(tree, leaves)), return_shape=True
         )(*leaves)
-        _check_scalar(shape)
+        check_scalar(shape)
         graph = _walk(jaxpr, leaves, labels)._replace(constants=_constants(names, args, kwargs))
-        gradients = jax.tree.unflatten(
-            tree,
-            [
-                jnp.zeros_like(x) if g is None else g
-                for x, g in zip(leaves, graph.gradients, strict=True)
-            ],
-        )
+        gradients = [
+            jnp.zeros_like(x) if g is None else g
+            for x, g in zip(leaves, graph.gradients, strict=True)
+        ]
         found = records(graph)
-        value = graph.tape.outputs[0]
-        return Inspection(
-            value, gradients[0] if isinstance(argnums, int) else gradients, found, found, graph
-        )
+        gradients = jax.tree.unflatten(tree, gradients)
+        gradients = gradients[0] if isinstance(argnums, int) else gradients
+        return Inspection(graph.tape.outputs[0], gradients, found, found, graph)
 
     return inspected
 
@@ -170,11 +164,16 @@ def _names(f: Callable, args: tuple) -> list[str]:
     return names + [f"argument {i}" for i in range(len(names), len(args))]
 
 
+def _label(name: str, path: tuple) -> str:
+    """params.Dense_0.kernel for params["Dense_0"]["kernel"]."""
+    return ".".join([name, *(jax.tree_util.keystr((key,), simple=True) for key in path)])
+
+
 def _constants(names: list[str], args: tuple, kwargs: dict) -> dict[int, str]:
     """The names of the arrays among the arguments."""
     named = [*zip(names, args, strict=True), *kwargs.items()]
     return {
-        id(leaf): name + jax.tree_util.keystr(path)
+        id(leaf): _label(name, path)
         for name, arg in named
         for path, leaf in jax.tree_util.tree_leaves_with_path(arg)
     }

@@ -25,9 +25,9 @@ def scan(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callabl
     n_consts, n_carry = lengths(params)
     options = {"length": params["length"], "unroll": params["unroll"]}
     reverse = params["reverse"]
-    consts, start, xs = _parts(inputs, n_consts, n_carry)
+    consts, start, xs = parts(inputs, n_consts, n_carry)
     jaxpr, closed = open_jaxpr(params["jaxpr"])
-    flags, out_flags = _dependence(jaxpr, active, n_consts, n_carry)
+    flags, out_flags = dependence(jaxpr, active, n_consts, n_carry)
     step = _split_step(jaxpr, closed, flags, out_flags, n_consts, n_carry)
 
     def ahead(carry, x):
@@ -48,7 +48,7 @@ def scan(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callabl
             totals, ct_carry = state
             x, kept, ct_y = slices
             found = step.back(consts, x, kept, [*ct_carry, *ct_y])
-            of_consts, of_carry, of_x = _parts(found, n_consts, n_carry)
+            of_consts, of_carry, of_x = parts(found, n_consts, n_carry)
             totals = [g if t is None else t + g for t, g in zip(totals, of_consts, strict=True)]
             return (totals, of_carry), of_x
 
@@ -73,13 +73,13 @@ def lengths(params: dict) -> tuple[int, int]:
     return consts, carry
 
 
-def _parts(values: Sequence, n_consts: int, n_carry: int) -> tuple[list, list, list]:
+def parts(values: Sequence, n_consts: int, n_carry: int) -> tuple[list, list, list]:
     """The constants, the carry and the slices among a scan's inputs."""
     values = list(values)
     return values[:n_consts], values[n_consts : n_consts + n_carry], values[n_consts + n_carry :]
 
 
-def _dependence(
+def dependence(
     jaxpr: Any, active: list[bool], n_consts: int, n_carry: int
 ) -> tuple[list[bool], list[bool]]:
     """Which inputs and outputs of the body want a gradient.
@@ -147,7 +147,7 @@ def _split_step(
     whole, whole_consts = open_jaxpr(jax.make_jaxpr(there_and_back)(types, ct_types))
     base = dict(zip(whole.constvars, whole_consts, strict=True))
     own, ct_variables = whole.invars[: len(flags)], whole.invars[len(flags) :]
-    consts, _, xs = _parts(own, n_consts, n_carry)
+    consts, _, xs = parts(own, n_consts, n_carry)
     outputs, gradients = whole.outvars[: len(out_flags)], whole.outvars[len(out_flags) :]
     early, late, residuals = _partition(
         whole, ct_variables, {*whole.constvars, *consts}, set(xs), gradients

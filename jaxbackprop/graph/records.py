@@ -129,9 +129,9 @@ def _contributions(steps: Sequence[Step]) -> Contributions:
     for step in steps:
         for i, (v, contribution) in enumerate(zip(step.invars, step.contributions, strict=False)):
             if contribution is not None:
-                # The slices of a scan are cut one by one: together they are one way.
-                of_scan = operation(step) == "scan" and step.place.hidden
-                key = (*_key(step.place)[:-1], "scan") if of_scan else (*_key(step.place), i)
+                # A scan stacks many values: together they are one way.
+                of_scan = step.place.hidden and step.equation.primitive.name == "scan"
+                key = (*_key(step.place), "scan" if of_scan else i)
                 found[v].append((key, step, contribution))
     return found
 
@@ -159,15 +159,11 @@ def _paths(
 
 
 def operation(step: Step) -> str:
-    """The primitive; for a function with a rule of its own its name; slicing and stacking is the
-    scan's."""
-    equations = step.place.equations
-    if step.place.hidden and equations[-1].primitive.name != "custom_jvp_call":
-        return "scan"
-    name = equations[-1].primitive.name
+    """The primitive; the name of a function with a rule of its own."""
+    name = step.equation.primitive.name
     if name in ("custom_jvp_call", "custom_vjp_call"):
-        info = getattr(equations[-1].params["call_jaxpr"], "jaxpr", None)
-        info = getattr(info or equations[-1].params["call_jaxpr"], "debug_info", None)
+        function = step.equation.params["call_jaxpr"]
+        info = getattr(getattr(function, "jaxpr", function), "debug_info", None)
         return getattr(info, "func_name", None) or name
     return name
 
@@ -187,11 +183,11 @@ def _record(
     step, k = members[0]
     first = step.outvars[k]
     lines = stack(step.place.equations)
-    zero = np.zeros(first.array.shape, first.array.dtype) if first.active else None
     values = [_numbers(s.outvars[k].array) for s, k in members]
     cts = [s.cts[k] if s.cts else None for s, k in members]
-    gradients = [zero if ct is None else np.asarray(ct) for ct in cts]
     known = any(ct is not None for ct in cts)
+    zero = np.zeros(first.array.shape, first.array.dtype) if known else None
+    gradients = [zero if ct is None else np.asarray(ct) for ct in cts]
 
     def together(arrays: list) -> np.ndarray:
         return np.stack(arrays) if scanned else arrays[0]

@@ -8,6 +8,7 @@ import numpy as np
 
 ROWS = 60  # a terminal's few screens; the filters show the rest
 HEADER = ("#", "operation", "line", "shape", "value", "min", "max", "gradient", "0s", "NaN, Inf")
+WORDS = 26  # the width of a column of words
 LEFT = (1, 2, 3, 9)  # these columns are words, the others numbers
 DTYPES = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "bool": "bool"}
 
@@ -103,9 +104,9 @@ def footer(inspection: Any) -> list[str]:
 
 def table(inspection: Any) -> str:
     """A table of at most 100 columns, with the ways back below each value that has several."""
-    lines = [HEADER, *rows(inspection.shown[:ROWS])]
     lines = [
-        [_short(cell, 24 if i in (1, 2) else 99) for i, cell in enumerate(line)] for line in lines
+        [_short(cell) if i in (1, 2) else cell for i, cell in enumerate(line)]
+        for line in (HEADER, *rows(inspection.shown[:ROWS]))
     ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
     if not any(line[-1] for line in lines[1:]):
@@ -200,8 +201,9 @@ def origin(found: Any) -> str:
     return "\n".join([*lines, f"  reaches         {reaches}"])
 
 
-def _short(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+def _short(text: str) -> str:
+    """Of a long name the end tells more than the beginning."""
+    return text if len(text) <= WORDS else "…" + text[1 - WORDS :]
 
 
 def _statistics(found: Any) -> str:

@@ -10,10 +10,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Literal
 
+from jaxbackprop.graph.loop import dependence, lengths, parts
 from jaxbackprop.graph.rules import FLAT
 from jaxbackprop.graph.walk import Node, Tape, evaluate, is_real, record
 
@@ -144,6 +145,8 @@ def _enter(
 ) -> list[Value]:
     step = Step(at, inputs, outputs, operands or inputs)
     log.steps.append(step)
+    if not any(v.active for v in outputs):
+        return outputs
     arrays = [v.array for v in inputs], [v.array for v in outputs]
     log.nodes.append(Node(step, *arrays, [v.active for v in inputs], pull))
     return outputs
@@ -193,55 +196,55 @@ def _custom_jvp(log: Log, equation: Any, inputs: list[Value], at: Place) -> list
 
 
 def _scan(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value]:
-    """The steps of a scan, one after the other.
-
-    How many inputs are constants, carries and slices shows in their shapes alone: jax's versions
-    keep these numbers under different names.
-    """
+    """The steps of a scan, one after the other."""
     body, length = equation.params["jaxpr"], equation.params["length"]
-    inside = getattr(body, "jaxpr", body)
-    carries = _of_rank_as(equation.outvars, inside.outvars)
-    first = _of_rank_as(equation.invars, inside.invars)
-    consts, carry, xs = inputs[: first - carries], inputs[first - carries : first], inputs[first:]
+    n_consts, n_carry = lengths(equation.params)
+    consts, carry, xs = parts(inputs, n_consts, n_carry)
+    # What depends on the inputs in any step has a gradient in all of them.
+    active = [v.active for v in inputs]
+    flags, _ = dependence(getattr(body, "jaxpr", body), active, n_consts, n_carry)
+    carry = [
+        v if v.active else Value(v.array, flag, source=v)
+        for v, flag in zip(carry, flags[n_consts:], strict=False)
+    ]
 
     slices = [_slices(log, x, length, at._replace(hidden=True)) for x in xs]
     rows = [[] for _ in range(length)]
     for i in reversed(range(length)) if equation.params["reverse"] else range(length):
         here = at._replace(steps=(*at.steps, i))
         outputs = _inside(log, body, [*consts, *carry, *(x[i] for x in slices)], here)
-        carry, rows[i] = outputs[:carries], outputs[carries:]
+        carry, rows[i] = outputs[:n_carry], outputs[n_carry:]
     if not rows:
-        kinds = [v.aval for v in equation.outvars[carries:]]
+        kinds = [v.aval for v in equation.outvars[n_carry:]]
         return [*carry, *(Value(jnp.zeros(kind.shape, kind.dtype)) for kind in kinds)]
     stacks = [_stack(log, ys, at._replace(hidden=True)) for ys in zip(*rows, strict=True)]
     return [*carry, *stacks]
 
 
-def _of_rank_as(outer: Sequence, inner: Sequence) -> int:
-    return sum(v.aval.ndim == w.aval.ndim for v, w in zip(outer, inner, strict=True))
-
-
 def _slices(log: Log, x: Value, length: int, at: Place) -> list[Value]:
-    """x ↦ x₀, x₁, …"""
-    if not is_real(x.array) or not length:
+    """x ↦ x₀, x₁, … In NumPy: jax would compile each slice by itself."""
+    if not is_real(x.array):
         return [Value(x.array[i]) for i in range(length)]
 
-    def rows(x):
-        return [jnp.squeeze(row, 0) for row in jax.lax.split(x, (1,) * length)]
+    def pull(cts):
+        zero = np.zeros(x.array.shape[1:], x.array.dtype)
+        return [jnp.asarray(np.stack([zero if ct is None else np.asarray(ct) for ct in cts]))]
 
-    return _inside(log, jax.make_jaxpr(rows)(x.array), [x], at)
+    rows = [Value(jnp.asarray(row), x.active) for row in np.asarray(x.array)]
+    return _enter(log, at, [x], rows, pull) if length else []
 
 
 def _stack(log: Log, ys: Sequence[Value], at: Place) -> Value:
     """y₀, y₁, … ↦ y."""
-    arrays = [v.array for v in ys]
-    if not is_real(arrays[0]):
-        return Value(jnp.stack(arrays))
+    if not is_real(ys[0].array):
+        return Value(jnp.stack([y.array for y in ys]))
 
-    def rows(*ys):
-        return jax.lax.concatenate([jnp.expand_dims(y, 0) for y in ys], 0)
+    def pull(cts):
+        rows = np.asarray(cts[0])
+        return [jnp.asarray(row) if y.active else None for y, row in zip(ys, rows, strict=True)]
 
-    return _inside(log, jax.make_jaxpr(rows)(*arrays), list(ys), at)[0]
+    stacked = jnp.asarray(np.stack([np.asarray(y.array) for y in ys]))
+    return _enter(log, at, list(ys), [Value(stacked, any(y.active for y in ys))], pull)[0]
 
 
 STRUCTURE: dict[str, Callable[[Log, Any, list[Value], Place], list[Value]]] = {
