@@ -6,13 +6,11 @@ import sysconfig
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 # Installed packages, the standard library and this folder are nobody's model.
-LIBRARIES = tuple(
-    folder + os.sep
-    for folder in (
-        *{sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")},
-        os.path.dirname(os.path.abspath(__file__)),
-    )
+LIBRARIES = (
+    HERE,
+    *(sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")),
 )
 
 
@@ -52,7 +50,8 @@ def stack(equations: Sequence[Any]) -> tuple[Line, ...]:
             Line(frame.file_name, frame.line_num, frame.function_name)
             for frame in (traceback.frames if traceback else ())
         ]
-    return tuple(line for line in found if f"{os.sep}jax{os.sep}_src{os.sep}" not in line.file)
+    own = f"{os.sep}jax{os.sep}_src{os.sep}", HERE
+    return tuple(line for line in found if not any(folder in line.file for folder in own))
 
 
 def innermost(lines: Sequence[Line]) -> Line | None:

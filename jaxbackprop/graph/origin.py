@@ -253,7 +253,7 @@ def _at(array: Any, entry: tuple[int, ...] | None) -> np.ndarray:
 
 def _numbers(array: Any) -> np.ndarray:
     """In float64; integers and truth values are finite, and so is all else that has no numbers."""
-    real = jnp.issubdtype(getattr(array, "dtype", np.asarray(array).dtype), jnp.floating)
+    real = jnp.issubdtype(jnp.result_type(array), jnp.floating)
     return np.asarray(array).astype(np.float64) if real else np.zeros(np.shape(array))
 
 

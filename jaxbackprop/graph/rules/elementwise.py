@@ -91,10 +91,13 @@ def integer_pow(out, x, *, y):
 
 @local_gradient("pow")
 def power(out, x, y):
-    """y xʸ⁻¹ and xʸ log x; as in JAX, 0 for y = 0, and log x taken as 0 at x = 0."""
+    """y xʸ⁻¹ and xʸ log x. As in JAX, log x is taken as 0 at x = 0, and y xʸ⁻¹ as 0 for y = 0 where
+    y is an integer; for the real y = 0.0 it is 0 · ∞ = NaN at x = 0."""
 
     def by_base():
         y_ = jnp.asarray(y, x.dtype)
+        if exponent_is_real:
+            return y_ * lax.pow(*_both(x, y_ - 1))
         exponent = jnp.where(y_ == 0, jnp.ones_like(y_), y_ - 1)
         return jnp.where(y_ == 0, jnp.zeros_like(out), y_ * lax.pow(*_both(x, exponent)))
 
