@@ -65,14 +65,14 @@ def forward_steps(d: int, m: int) -> int:
 
 def binomial(d: int, m: int) -> Schedule:
     """The fewest evaluations of d equal layers with m states in memory at a time."""
-    advances = functools.lru_cache(maxsize=None)(steps)
+    least = functools.lru_cache(maxsize=None)(steps)
 
     def split(low: int, high: int, m: int) -> int | None:
         length = high - low
         if m == 1 or length == 1:
             return None
-        best = advances(length, m)
-        costs = (k + advances(length - k, m - 1) + advances(k, m) for k in range(1, length))
+        best = least(length, m)
+        costs = (k + least(length - k, m - 1) + least(k, m) for k in range(1, length))
         return low + 1 + next(i for i, cost in enumerate(costs) if cost == best)
 
     return _visits(d, m, split, lambda state: 1)
@@ -108,11 +108,9 @@ def _under(state: int, states: Sequence[int]) -> tuple[int, ...]:
     return tuple(kept for kept in states if kept < state)
 
 
-def evaluations(schedule: Schedule) -> int:
-    """Layer evaluations: the advances, and the last layer for its output."""
-    return 1 + sum(
-        len(schedule) - 1 - n - visit.start for n, visit in enumerate(schedule)
-    )
+def advances(schedule: Schedule) -> int:
+    """How many layers are evaluated, on the way up and again: all but the last for its output."""
+    return sum(len(schedule) - 1 - n - visit.start for n, visit in enumerate(schedule))
 
 
 def slots(schedule: Schedule) -> int:
