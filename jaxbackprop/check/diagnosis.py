@@ -128,7 +128,9 @@ def _times(c: float, leaves: Sequence[Leaf]) -> str:
     width = f" ({whole} is a width of {widths[-1]})" if widths else ""
     if whole == 2:
         return f"{said}: {sign}" + (
-            "a 2 too many, as of a square without its ½" if abs(c) > 1 else "a ½ too many"
+            f"a 2 too many{width}, as of a square without its ½"
+            if abs(c) > 1
+            else f"a ½ too many{width}"
         )
     if abs(c) > 1:
         return f"{said}: {sign}a sum where a mean over {whole} belongs{width}: is 1/m missing?"
@@ -219,6 +221,8 @@ def _part(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
                 where = f"index {hit[0]} of axis {axis}, the rest is right"
                 break
         else:
+            if wrong.sum() > size / 4:
+                return None
             where = f"{wrong.sum()} of {size} entries, the rest is right"
     zero = "zero" if not leaf.candidate[wrong].any() else "wrong"
     return Finding("part", (leaf.name,), f"{leaf.name} is {zero} at {where}")
@@ -258,12 +262,13 @@ def _where(unexplained: Sequence[Leaf], wrong: Sequence[Leaf], leaves: Sequence[
     """Where the error begins: gradients are made from the last leaf to the first."""
     names = tuple(leaf.name for leaf in unexplained)
     bad = {leaf.name for leaf in wrong}
-    layers = list(dict.fromkeys(_layer(leaf.name) for leaf in leaves))
+    telling = [leaf.name for leaf in leaves if leaf.name in bad or np.any(leaf.expected)]
+    layers = list(dict.fromkeys(map(_layer, telling)))
     hit = [layer for layer in layers if any(_layer(name) == layer for name in bad)]
     clean = [layer for layer in layers if layer not in hit]
-    kinds = {_field(name) for name in names}
-    others = {_field(leaf.name) for leaf in leaves} - kinds
-    if len(layers) > 1 and others and not any(_field(name) in others for name in bad):
+    kinds = {_field(name) for name in bad}
+    others = {_field(name) for name in telling if _layer(name) in hit} - kinds
+    if others and len(layers) > 1:
         text = (
             f"only {_list(names)} wrong, and {_list(sorted(others))} right: the error δ is right, "
             f"so look at how {_list(sorted(kinds))} is made from it (BP3 for weights, BP4 for "

@@ -25,6 +25,7 @@ class Slopes(NamedTuple):
     error: np.ndarray
     jump: np.ndarray
     jump_error: np.ndarray
+    rounding: np.ndarray  # what of the error is due to the values of f, not to the step
 
 
 def noise(flat: Flat) -> float:
@@ -56,7 +57,7 @@ def slopes(
         h /= 64
         finite = best.value[np.isfinite(best.value)]
         size = np.sqrt(np.mean(finite**2)) if finite.size else 0.0
-        reachable = 4 * scatter / (16 * h)  # what rounding leaves of the last round's differences
+        reachable = scatter / h  # what rounding leaves of the last round's differences
         todo = np.flatnonzero(~(best.error <= max(goal * size, reachable)))
         if not todo.size:
             break
@@ -90,14 +91,18 @@ def _three_steps(flat: Flat, u: np.ndarray, h: float, scatter: float) -> Slopes:
         jump, jump_error = _without_curvature(above - below)
         rounding = np.where((f == flat.cost).all(axis=(1, 2)), 0, 2 * scatter / t[:, -1, 0])
     error = np.where(np.isfinite(value), error + rounding, np.inf)
-    return Slopes(value, error, jump, jump_error + 4 * rounding)
+    return Slopes(value, error, jump, jump_error + 4 * rounding, rounding)
 
 
 def _extrapolated(D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """D(h) = f′ + c h² + d h⁴ + …: the h² terms go, then the h⁴ term, which bounds the error."""
+    """D(h) = f′ + c h² + d h⁴ + …: the h² terms go, then the h⁴ term, which bounds the error.
+
+    Where D does not converge like h² (a kink, a jump of f″), its last step bounds the error.
+    """
     once = (16 * D[:, 1:] - D[:, :-1]) / 15
     twice = (256 * once[:, 1] - once[:, 0]) / 255
-    return twice, np.abs(twice - once[:, 1])
+    first, last = np.abs(np.diff(D)).T
+    return twice, np.where(last > first / 8, last, np.abs(twice - once[:, 1]))
 
 
 def _without_curvature(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -106,15 +111,18 @@ def _without_curvature(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return once[:, 1], np.abs(once[:, 1] - once[:, 0])
 
 
-def undecided(found: Slopes, share: float) -> np.ndarray:
+def undecided(found: Slopes, share: float, whole: float) -> np.ndarray:
     """Which slopes are no test: f has a kink there, or its differences do not settle.
 
-    `share`: what a slope may be wrong by without notice.
+    `share`: what a slope may be wrong by without notice; `whole`: the norm of the gradient.
     """
-    size = np.sqrt(np.mean(found.value[np.isfinite(found.value)] ** 2)) if found.value.size else 0
+    finite = found.value[np.isfinite(found.error)]
+    size = np.sqrt(np.mean(finite**2)) if finite.size else 0.0
     kink = (np.abs(found.jump) > 10 * found.jump_error) & (np.abs(found.jump) > share)
-    unsettled = found.error > 0.01 * np.maximum(np.abs(found.value), size)
-    return kink | (unsettled & (found.error > share)) | ~np.isfinite(found.error)
+    rough = (found.error > share) & (found.error > 10 * found.rounding)
+    noisy = found.error > 1e-4 * whole
+    unsettled = (found.error > 0.01 * np.maximum(np.abs(found.value), size)) & (rough | noisy)
+    return kink | unsettled | ~np.isfinite(found.error)
 
 
 def taylor_rate(

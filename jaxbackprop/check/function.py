@@ -59,8 +59,7 @@ def _flat(f: Callable, args: tuple, argnums: int | tuple[int, ...], wide: bool) 
 
         def at(leaves: list) -> Any:
             moved = jax.tree.unflatten(treedef, leaves)
-            places = [(argnums, moved)] if isinstance(argnums, int) else zip(argnums, moved)  # noqa: B905
-            new = dict(places)
+            new = {argnums: moved} if isinstance(argnums, int) else dict(zip(argnums, moved))  # noqa: B905
             return f(*(new.get(k, arg) for k, arg in enumerate(args)))
 
         cost, dtype = _twice(at, leaves)
@@ -70,10 +69,6 @@ def _flat(f: Callable, args: tuple, argnums: int | tuple[int, ...], wide: bool) 
 
 def shape_of(leaf: Any) -> tuple[int, ...]:
     return tuple(getattr(leaf, "shape", ()))
-
-
-def size_of(leaf: Any) -> int:
-    return math.prod(shape_of(leaf))
 
 
 def _widened(leaf: Any) -> Any:
@@ -102,7 +97,7 @@ def _values(at: Callable, leaves: list, wide: bool) -> Callable[[np.ndarray], np
     """f at each row of an array: compiled where jax can trace f, one by one where it cannot."""
     with precision(wide):
         compiled = jax.jit(lambda rows: jax.lax.map(lambda row: at(_split(row, leaves)), rows))
-        block = BLOCK if sum(size_of(leaf) for leaf in leaves) < LARGE else 6
+        block = BLOCK if sum(math.prod(shape_of(leaf)) for leaf in leaves) < LARGE else 6
         traceable = _traceable(at, leaves)
 
     def values(points: np.ndarray) -> np.ndarray:
@@ -131,8 +126,9 @@ def _split(row: Any, leaves: list) -> list:
     """The row as leaves of the kind, shape and dtype of `leaves`."""
     parts, start = [], 0
     for leaf in leaves:
-        part = row[start : start + size_of(leaf)].reshape(shape_of(leaf))
-        start += size_of(leaf)
+        shape = getattr(leaf, "shape", ())
+        end = start + math.prod(shape)
+        part, start = row[start:end].reshape(shape), end
         if isinstance(row, jax.Array):
             parts.append(part.astype(jnp.result_type(leaf)))
         elif hasattr(leaf, "detach"):
@@ -149,7 +145,7 @@ def _rounded(leaves: list) -> Callable[[np.ndarray], np.ndarray]:
     dtypes = [dtype_name(leaf) if hasattr(leaf, "dtype") else "float64" for leaf in leaves]
     if all(dtype == "float64" for dtype in dtypes):
         return lambda points: points
-    ends = np.cumsum([size_of(leaf) for leaf in leaves])[:-1]
+    ends = np.cumsum([math.prod(shape_of(leaf)) for leaf in leaves])[:-1]
 
     def rounded(points: np.ndarray) -> np.ndarray:
         parts = zip(np.split(points, ends, axis=-1), dtypes, strict=True)

@@ -138,7 +138,7 @@ def _open(probe: Probe, whole: float) -> np.ndarray:
     found = probe.slopes
     size = float(np.linalg.norm(found.value[np.isfinite(found.error)]))
     least = max(probe.tolerance * size, eps(probe.leaf.dtype) * whole)
-    return differences.undecided(found, least / np.sqrt(max(1, len(found.value))))
+    return differences.undecided(found, least / np.sqrt(max(1, len(found.value))), whole)
 
 
 def _places(probe: Probe, kept: np.ndarray) -> Callable[[int], str]:
