@@ -79,7 +79,7 @@ def run(
         chain = _Chain(network.sigma(0), params[first:end], state, first == 0)
         kept, state = (_stack_up if depths_of(chain.entries)[0] else _plain_up)(chain, schedule)
         way.append((chain, schedule, kept))
-    z = _weighted_input(chain, params[-1], state, inner=end - first > 1)
+    z = _weighted_input(chain, params[-1], state, inner=len(chain.entries) > 1)
     a = network.sigma(network.depth).value(z)
     check_targets(a, y)
     trace = Trace((z,), (x, a))
@@ -141,9 +141,8 @@ def _plain_down(
         hand = kept.get(visit.start, chain.input)
         if i == len(schedule):
             hand = top
-        elif visit.start < i - 1:
-            hand, delta = jax.lax.optimization_barrier((hand, delta))
-            hand = _plain_visit(chain, visit, i - 1, kept, hand)
+        elif visit.start < i - 1 or not chain.sigma.from_a:
+            hand = _plain_visit(chain, visit, i - 1, kept, _held_back(delta, hand))
         a = _activation(chain, hand, i > 1)
         gradients.append(layer_gradient(delta, a))
         if i > 1 or not chain.at_x:
@@ -191,7 +190,9 @@ def _stack_visit(
         s, slot = layer_of[n], slot_of[n]
         hand = _next(chain, Layer(stack.W[s], stack.b[s]), hand, s > 0)
         # A loop of one turn or none: where a branch might copy all slots, a loop works in place.
-        keep = jax.lax.fori_loop(0, jnp.where(slot < 0, 0, 1), lambda _, k: k.at[slot].set(hand), kept)
+        keep = jax.lax.fori_loop(
+            0, jnp.where(slot < 0, 0, 1), lambda _, k: k.at[slot].set(hand), kept
+        )
         return keep, hand
 
     return jax.lax.fori_loop(begin, end, advance, (kept, hand))
@@ -227,11 +228,23 @@ def _stack_down(
 
 
 def _after(done: Layer, index: Index) -> Index:
-    """The index, once the arrays in `done` are there.
+    """The index, once the arrays in `done` are there: a loop can then replace δ in place.
 
     XLA drops optimization barriers before it decides which arrays of a loop need a copy, and would
-    copy δ, which a turn reads and replaces. So the order is put into the data: the least of 0 and
-    a sign bit is 0, which XLA does not know.
+    copy δ, which a turn reads for the gradients and replaces.
     """
-    bits = [jnp.signbit(leaf[0, 0]).astype(int) for leaf in done]
-    return index + jnp.minimum(sum(bits), 0)
+    return index + sum(_zero(array) for array in done)
+
+
+def _held_back(delta: State, state: State) -> State:
+    """The state, once δ is there: what is computed from it is not what was computed before.
+
+    XLA on CPU drops optimization barriers before its last search for common subexpressions: behind
+    a barrier it would still find the first computation, keep that, and leave out the second.
+    """
+    return jnp.where(_zero(delta) == 0, state, 0)
+
+
+def _zero(array: Array) -> Int[Array, ""]:
+    """0, known only when the array is there: the least of 0 and a sign bit."""
+    return jnp.minimum(jnp.signbit(array[0, 0]).astype(int), 0)
