@@ -1,7 +1,9 @@
 """Looking into a graph: what is shown is what was computed, and a NaN is traced to its line."""
 
 import inspect as source
+import runpy
 from itertools import pairwise
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -521,3 +523,20 @@ def test_an_equinox_model_is_looked_into():
         *map(jax.tree.leaves, (found.gradients, jax.grad(loss)(arrays, jnp.ones(3)))), strict=True
     ):
         np.testing.assert_allclose(g, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_script_shows_each_origin(capsys):
+    path = Path(__file__).parent.parent / "scripts" / "where_is_my_nan.py"
+    runpy.run_path(str(path), run_name="__main__")
+    printed = capsys.readouterr().out
+    lines = path.read_text().splitlines()
+    for text, direction in (
+        ("sum(jnp.where(x > 0, jnp.sqrt", "sqrt at {} makes the gradient nan"),
+        ("jnp.linalg.norm(state)", "sqrt at {} makes the gradient inf"),
+        ("-jnp.log(probabilities)", "log at {} makes the value -inf"),
+    ):
+        (number,) = [i for i, line in enumerate(lines, 1) if text in line]
+        assert direction.format(f"where_is_my_nan.py:{number}") in printed
+    assert "step            0 of the scan" in printed
+    assert "nothing" not in printed
+    assert printed.count("everything is finite") == 1

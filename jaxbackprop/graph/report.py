@@ -4,6 +4,8 @@ import html as markup
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 ROWS = 60  # a terminal's few screens; the filters show the rest
@@ -19,10 +21,10 @@ def number(x: Any) -> str:
 
 def is_number(array: Any) -> bool:
     """A single one, and not a random key."""
-    return np.size(array) == 1 and np.asarray(array).dtype != object
+    return np.size(array) == 1 and not jnp.issubdtype(jnp.result_type(array), jax.dtypes.extended)
 
 
-def size_of(array: np.ndarray | None) -> str:
+def size_of(array: Any) -> str:
     """A single number as it is, an array by its norm."""
     if array is None:
         return "·"
