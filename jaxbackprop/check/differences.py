@@ -138,8 +138,8 @@ def taylor_rate(
     t = (points - flat.x) @ direction
     remainder = np.abs(flat.values(points) - flat.cost - t * slope)
     lost = np.flatnonzero(~(remainder > 50 * scatter + t * doubt))
-    log_t, log_r = np.log2(t), np.log2(np.maximum(remainder, 1e-300))
-    local = np.diff(log_r) / np.diff(log_t)
+    log_t, log_r = np.log2(np.stack([np.abs(t), remainder]) + 1e-300)
+    local = np.diff(log_r) / np.minimum(np.diff(log_t), -1e-300)
     for end in range(lost[0] - 1 if lost.size else len(local), 3, -1):  # the smallest steps first
         if np.ptp(local[end - 4 : end]) < 0.3:
             return float(np.mean(local[end - 4 : end]))

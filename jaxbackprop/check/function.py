@@ -101,9 +101,9 @@ def _values(at: Callable, leaves: list, wide: bool) -> Callable[[np.ndarray], np
         traceable = _traceable(at, leaves)
 
     def values(points: np.ndarray) -> np.ndarray:
-        if not traceable:
-            return np.array([float(at(_split(row, leaves))) for row in points])
         with precision(wide):
+            if not traceable:
+                return np.array([float(at(_split(row, leaves))) for row in points])
             rows = -len(points) % block
             padded = np.concatenate([points, np.repeat(points[-1:], rows, 0)])
             parts = [compiled(padded[k : k + block]) for k in range(0, len(padded), block)]

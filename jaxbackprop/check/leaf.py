@@ -35,7 +35,13 @@ class Leaf:
     @property
     def distance(self) -> float:
         """‖Δ‖."""
-        return float(np.linalg.norm(self.found - self.expected)) if self.finite else float("nan")
+        return norm(self.gap) if self.finite else float("nan")
+
+    @property
+    def gap(self) -> np.ndarray:
+        """Δ."""
+        with np.errstate(invalid="ignore"):  # ∞ − ∞
+            return self.found - self.expected
 
     @property
     def error(self) -> float:
@@ -73,12 +79,12 @@ class Leaf:
         if self.ok or not self.expected.size:
             return 0
         share = self.bound / np.sqrt(self.expected.size)
-        return int(np.sum(~(np.abs(self.found - self.expected) <= share)))
+        return int(np.sum(~(np.abs(self.gap) <= share)))
 
     @property
     def worst(self) -> int:
         """Which of the compared numbers differs most."""
-        return int(np.nan_to_num(np.abs(self.found - self.expected), nan=np.inf).argmax())
+        return int(np.nan_to_num(np.abs(self.gap), nan=np.inf).argmax())
 
     def place(self, k: int) -> str:
         """The k-th compared number: `[0].W[2, 1]`."""
@@ -86,3 +92,9 @@ class Leaf:
             return self.name + self.where(k)
         index = ", ".join(map(str, np.unravel_index(k, self.shape)))
         return f"{self.name}[{index}]" if self.shape else self.name
+
+
+def norm(values: np.ndarray) -> float:
+    """‖values‖, not 0 where the squares underflow."""
+    largest = float(np.abs(values).max(initial=0))
+    return max(largest, float(np.linalg.norm(values)))

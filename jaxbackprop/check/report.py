@@ -67,7 +67,7 @@ def _row(leaf: Leaf) -> tuple[str, ...]:
         "ok" if leaf.ok else "BAD",
         leaf.name,
         shape,
-        f"{np.abs(leaf.found - leaf.expected).max():.1e}",
+        f"{np.abs(leaf.gap).max():.1e}",
         f"{leaf.error / eps(leaf.dtype):.2g}",
         f"{leaf.times:.2g}",
         "–" if np.isnan(leaf.ratio) else f"{leaf.ratio:.4g}",

@@ -1,0 +1,289 @@
+"""Comparisons name what differs, where and why; checks tell right, wrong and undecidable apart."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxbackprop.check import Comparison, check_gradients, compare, numerical_gradient
+
+torch = pytest.importorskip("torch")
+
+
+def gradients(seed=0, dtype="float32"):
+    """Two layers and a list, as some library might return them."""
+    random = np.random.default_rng(seed)
+    draw = lambda *shape: random.normal(size=shape).astype(dtype)  # noqa: E731
+    return {"W": [draw(4, 4), draw(3, 4)], "b": [draw(4, 1), draw(3, 1)]}
+
+
+# compare
+
+
+def test_equal_gradients_pass_and_rounding_is_allowed():
+    reference = gradients()
+    assert compare(reference, reference).ok
+    nudged = jax.tree.map(lambda v: v * (1 + np.finfo(v.dtype).eps), reference)
+    assert compare(reference, jax.tree.map(np.float32, nudged)).ok
+
+
+@pytest.mark.parametrize(("times", "ok"), [(0.9, True), (1.1, False)])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_the_bound_is_normwise_8_eps_by_depth_plus_1(dtype, times, ok):
+    reference = np.full(100, 1, dtype)
+    error = 8 * 11 * np.finfo(dtype).eps * times * 10  # of the norm, 10, in one entry
+    candidate = reference.copy()
+    candidate[3] += np.asarray(error, dtype)
+    assert compare(reference, candidate, depth=10).ok == ok
+    assert compare(reference, candidate, tolerance=1.05 * float(error) / 10).ok
+
+
+def test_a_zero_reference_needs_an_exact_zero():
+    assert compare(np.zeros(3), np.zeros(3)).ok
+    assert not compare(np.zeros(3), np.array([0, 1e-300, 0])).ok
+
+
+@pytest.mark.parametrize("nothing", [(), {}, np.zeros((0, 3))])
+def test_a_comparison_of_no_numbers_fails(nothing):
+    result = compare(nothing, nothing)
+    assert not result.ok
+    assert "nothing was compared" in str(result)
+
+
+@pytest.mark.parametrize("kind", [jnp.asarray, torch.asarray])
+def test_arrays_of_any_library_are_compared(kind):
+    reference = gradients()
+    assert compare(reference, jax.tree.map(kind, reference)).ok
+    assert compare(jax.tree.map(kind, reference), reference).ok
+    wrong = jax.tree.map(lambda v: kind(2 * v), reference)
+    assert not compare(reference, wrong).ok
+    half = jnp.ones(3, "bfloat16"), torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
+    assert compare(*half).ok
+
+
+def test_the_report_shows_each_leaf_the_worst_entry_and_both_values():
+    reference = gradients()
+    wrong = jax.tree.map(np.copy, reference)
+    wrong["W"][1][2, 3] += 0.5
+    result = compare(reference, wrong, names=("jax.grad", "kernel"))
+    text = str(result)
+    for name in ("['W'][0]", "['W'][1]", "['b'][0]", "['b'][1]", "float32", "cpu", "matmul"):
+        assert name in text
+    value, expected = wrong["W"][1][2, 3], reference["W"][1][2, 3]
+    assert f"['W'][1][2, 3]: kernel {value:+.6e}, jax.grad {expected:+.6e}" in text
+    assert "FAILED: 1 of 4 leaves, 35 numbers" in text
+    assert "['W'][1] is wrong at ['W'][1][2, 3], the rest is right" in text
+    assert "1/12" in text
+
+
+def test_the_report_fits_80_columns_whatever_the_names():
+    name = "a_module_with_quite_a_long_name" * 3
+    reference = {name: {"kernel": np.ones((1000, 1000), "float32"), "bias": np.ones(3, "float32")}}
+    wrong = jax.tree.map(lambda v: -v, reference)
+    for result in (compare(reference, reference), compare(reference, wrong)):
+        table = [line for line in str(result).splitlines() if line.startswith(("ok", "BAD", " "))]
+        assert max(map(len, table)) <= 80
+        assert max(len(line) for line in str(result).splitlines() if name not in line) <= 80
+
+
+def test_the_verdict_serves_scripts_and_tests():
+    right, wrong = compare(1.0, 1.0), compare(1.0, 2.0)
+    assert (right.ok, right.exit_status) == (True, 0)
+    assert (wrong.ok, wrong.exit_status) == (False, 1)
+    right.raise_if_failed()
+    with pytest.raises(AssertionError, match="FAILED"):
+        wrong.raise_if_failed()
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        ({"W": 0.0}, r"leaf \['b'\] of reference has no counterpart in candidate"),
+        ({"W": 0.0, "b": 0.0, "c": 0.0}, r"leaf \['c'\] of candidate has no counterpart"),
+        ({"W": 0.0, "b": None}, r"leaf \['b'\] of reference has no counterpart"),
+        ({"W": 0.0, "b": np.ones((3, 1))}, r"leaf \['b'\].*shape \(\), candidate \(3, 1\)"),
+        ({"W": 0.0, "b": np.float16(0)}, r"leaf \['b'\]: reference is float32, candidate float16"),
+        ({"W": 0, "b": 0.0}, r"candidate: leaf \['W'\] holds int32"),
+        ({"W": 0.0, "b": "x"}, r"candidate: leaf \['b'\] holds str"),
+    ],
+)
+def test_forms_that_differ_are_refused_naming_the_leaf(candidate, message):
+    with pytest.raises(ValueError, match=message):
+        compare({"W": 0.0, "b": 0.0}, candidate)
+
+
+@pytest.mark.parametrize(
+    ("reference", "candidate", "message"),
+    [
+        ((3, 1), (3, 7), "not summed over axis 1"),
+        ((3,), (7, 3), "not summed over the leading axes"),
+        ((3, 2), (2, 3), "transposed"),
+        ((3, 2), (6,), "reshaped"),
+    ],
+)
+def test_a_difference_of_shapes_is_explained(reference, candidate, message):
+    with pytest.raises(ValueError, match=message):
+        compare(np.ones(reference), np.ones(candidate))
+
+
+def test_containers_that_differ_are_refused():
+    with pytest.raises(ValueError, match="tuple in reference, list in candidate"):
+        compare((1.0, 2.0), [1.0, 2.0])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_reported_as_such(value):
+    reference = gradients()
+    wrong = jax.tree.map(np.copy, reference)
+    wrong["W"][0][1, 1] = value
+    for result in (compare(reference, wrong), compare(wrong, wrong), compare(wrong, reference)):
+        assert not result.ok
+        assert [finding.kind for finding in result.findings] == ["not finite"]
+        assert re.search(r"BAD +\['W'\]\[0\] +4×4 +not +finite", str(result))
+
+
+# check_gradients
+
+
+def cubic(v):
+    return jnp.sum(v**3) + v[0] * v[1]
+
+
+V = np.array([0.7, -1.2, 0.4], "float32")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_a_right_gradient_passes_in_every_precision(dtype):
+    assert check_gradients(cubic, jnp.asarray(V, dtype)).ok
+
+
+def test_a_right_gradient_passes_in_float64_within_1e_10(x64):
+    v = jnp.asarray(V, "float64")
+    gradient = jax.grad(cubic)(v)
+    assert check_gradients(cubic, v, gradient=gradient).ok
+    assert not check_gradients(cubic, v, gradient=gradient * (1 + 1e-9)).ok
+
+
+def test_a_wrong_custom_vjp_is_caught_and_named():
+    @jax.custom_vjp
+    def product(W, x):
+        return W @ x
+
+    product.defvjp(lambda W, x: (W @ x, (W, x)), lambda kept, d: (d @ kept[1].T, kept[0] @ d))
+    W, x = jax.random.normal(jax.random.key(0), (2, 4, 4))
+    f = lambda W, x: jnp.sum(jnp.sin(product(W, x)))  # noqa: E731
+    assert check_gradients(f, W, x).ok  # the rule of the first argument is right
+    result = check_gradients(f, W, x, argnums=(0, 1))
+    assert [leaf.name for leaf in result.leaves if not leaf.ok] == ["[1]"]
+
+
+def test_the_gradient_may_be_a_function_of_the_arguments():
+    assert check_gradients(cubic, jnp.asarray(V), gradient=jax.grad(cubic)).ok
+
+
+def test_the_taylor_remainder_falls_as_h2_when_right_and_h_when_wrong(x64):
+    v = jnp.asarray(V, "float64")
+    rates = [
+        float(re.search(r"Taylor remainder: h\^(\d\.\d+)", str(result))[1])  # type: ignore[index]
+        for result in (
+            check_gradients(cubic, v),
+            check_gradients(cubic, v, gradient=1.01 * jax.grad(cubic)(v)),
+        )
+    ]
+    np.testing.assert_allclose(rates, [2, 1], atol=0.1)
+
+
+def test_functions_and_tensors_of_other_libraries_are_checked():
+    numpy = lambda v: float(np.sum(np.sin(v)))  # noqa: E731
+    assert check_gradients(numpy, V, gradient=np.cos(V)).ok
+    assert not check_gradients(numpy, V, gradient=np.sin(V)).ok
+    tensor = torch.tensor(V, requires_grad=True)
+    torch.sin(tensor).sum().backward()
+    assert check_gradients(lambda v: torch.sin(v).sum(), tensor, gradient=tensor.grad).ok
+    assert not check_gradients(lambda v: torch.sin(v).sum(), tensor, gradient=-tensor.grad).ok
+
+
+def test_python_control_flow_on_values_is_allowed():
+    f = lambda v: v[0] ** 2 if v[1] < 0 else v[0]  # noqa: E731
+    assert check_gradients(f, jnp.asarray(V)).ok
+
+
+def test_a_function_that_takes_no_float64_is_checked_in_its_own_precision():
+    def f(v):
+        if v.dtype != jnp.float32:
+            raise TypeError("float32 only")
+        return cubic(v)
+
+    result = check_gradients(f, jnp.asarray(V))
+    assert result.ok
+    assert "float32 only" in str(result)
+    assert not check_gradients(f, jnp.asarray(V), gradient=1.01 * jax.grad(f)(V)).ok
+
+
+def test_precision_lost_inside_the_function_is_noticed():
+    f = lambda v: cubic(v.astype("float32"))  # noqa: E731
+    assert check_gradients(f, jnp.asarray(V)).ok
+    assert not check_gradients(f, jnp.asarray(V), gradient=1.01 * jax.grad(f)(V)).ok
+
+
+def test_large_arguments_are_checked_along_random_directions():
+    W = jax.random.normal(jax.random.key(0), (60, 60)) / 8
+    params = {"W": W, "b": jnp.ones((60, 1))}
+    f = lambda p: jnp.sum(jnp.tanh(p["W"] @ p["b"] + p["b"]))  # noqa: E731
+    result = check_gradients(f, params)
+    assert result.ok
+    assert result.compared == 64
+    g = jax.grad(f)(params)
+    for wrong, kind in (({**g, "W": g["W"].T}, "transposed"), ({**g, "W": 3 * g["W"]}, "factor")):
+        result = check_gradients(f, params, gradient=wrong)
+        assert [finding.kind for finding in result.findings] == [kind]
+
+
+def test_a_kink_is_neither_right_nor_wrong():
+    v = jnp.array([1.0, 0.0, -2.0])
+    for at_kink in (-1.0, 0.0, 0.5, 7.0):
+        gradient = jnp.array([1.0, at_kink, -1.0])
+        result = check_gradients(lambda v: jnp.sum(jnp.abs(v)), v, gradient=gradient)
+        assert result.ok
+        assert result.leaves[0].undecided == ("array[1]",)
+        assert "crossed kink" in str(result)
+    nothing = check_gradients(lambda v: jnp.sum(jnp.abs(v)), jnp.zeros(3))
+    assert not nothing.ok
+    assert "nothing was compared" in str(nothing)
+
+
+def test_rounding_that_cancellation_makes_large_is_no_error():
+    f = lambda v: jnp.sum(jnp.sin(v)) - jnp.sum(jnp.sin(v[::-1])) + 1e-3 * v[0]  # noqa: E731
+    assert check_gradients(f, jnp.asarray(V)).ok
+    shifted = lambda v: jax.nn.logsumexp(v - v.mean())  # noqa: E731
+    assert check_gradients(shifted, jnp.array([30.0, 30.1, 29.0])).ok
+
+
+@pytest.mark.parametrize(
+    ("f", "v", "gradient", "message"),
+    [
+        (lambda v: 2 * v, V, None, r"f returns an array of shape \(3,\), expected a scalar"),
+        (lambda v: v.sum(), np.arange(3), None, "argument 0: leaf array holds int64"),
+        (lambda v: v["k"].sum(), {"k": jnp.arange(3)}, None, r"leaf \['k'\] holds int32"),
+        (lambda v: 1j * v.sum(), V, None, "f returns complex128"),
+        (lambda v: jnp.log(v - v).sum(), V, None, "f is -inf at the arguments"),
+        (lambda v: v.sum() + np.random.rand(), V, None, "f is not deterministic"),  # noqa: NPY002
+        (lambda v: np.sin(v).sum(), V, None, "`gradient` has to be given"),
+        (lambda v: v.sum(), V, np.ones((3, 1), "float32"), "leaf array: the argument has shape"),
+        (lambda v: v.sum(), V, np.ones(3), "the argument is float32, the gradient float64"),
+        (lambda v: v[0].sum(), (V,), V, "leaf"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused(f, v, gradient, message):
+    with pytest.raises(ValueError, match=message):
+        check_gradients(f, v, gradient=gradient)
+
+
+def test_the_differences_agree_with_plain_central_ones(x64):
+    v = jnp.asarray(V, "float64")
+    result = check_gradients(cubic, v)
+    assert isinstance(result, Comparison)
+    np.testing.assert_allclose(result.leaves[0].expected, numerical_gradient(cubic)(v), rtol=1e-8)
+    np.testing.assert_allclose(result.leaves[0].expected, jax.grad(cubic)(v), rtol=1e-11)
