@@ -9,7 +9,7 @@ on the way, and `.origin()` is the operation that first turned finite numbers in
 import jax
 import jax.numpy as jnp
 
-from jaxbackprop.graph.inspection import inspect
+from jaxbackprop import inspect
 
 
 def masked(x):

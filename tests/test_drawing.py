@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxbackprop.graph.inspection import inspect
+from jaxbackprop import inspect
 
 
 def chapter(x, y):

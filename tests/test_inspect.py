@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbackprop.graph.inspection import inspect
+from jaxbackprop import inspect
+from jaxbackprop.graph.rules import RULES
 
 HERE = "test_inspect.py"
 
@@ -149,6 +150,13 @@ def test_the_gradient_of_every_value_is_the_sum_over_its_paths(name):
             np.testing.assert_allclose(total, record.gradient.astype(float), rtol=1e-5, atol=1e-6)
 
 
+def test_a_wrong_rule_in_the_table_shows(monkeypatch):
+    monkeypatch.setitem(RULES, "sin", lambda cts, outs, x, **_: (lambda: cts[0] * jnp.sin(x),))
+    _, sin, _ = found = inspect(lambda x: jnp.sum(jnp.sin(x)))(jnp.ones(2))
+    np.testing.assert_array_equal(found.gradients, jnp.sin(jnp.ones(2)))
+    np.testing.assert_array_equal(sin.gradient, jnp.ones(2))
+
+
 def test_the_gradient_of_an_intermediate_is_the_slope_of_adding_to_it():
     def f(x, nudge):
         return jnp.sum(jnp.sin(x * x + nudge) * x)
@@ -251,6 +259,7 @@ def test_a_record_prints_its_stack():
         "outer",
     ]
     assert "return jnp.sin(x)" in str(sin)
+    assert repr(sin) == str(sin)
 
 
 def test_a_jitted_library_function_has_the_line_of_each_of_its_callers():
@@ -398,6 +407,14 @@ def test_the_origin_shows_zero_times_infinity():
     assert (origin.gradient, origin.local_gradient) == (0, np.inf)
     assert np.isnan(origin.result)
     assert origin.reaches == ("the gradient of x",)
+
+
+def test_the_origin_is_found_while_jaxs_own_alarms_are_on():
+    x = jnp.array([1.0, 0.0, 2.0])
+    with jax.debug_nans(True), jax.debug_infs(True):
+        found = inspect(masked_root)(x)
+        assert found.origin().operation == "sqrt"
+        assert np.isinf(found[2].local_gradients[0][1])
 
 
 def test_the_origin_names_the_step_of_the_scan():

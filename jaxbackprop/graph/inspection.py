@@ -15,11 +15,11 @@ from jaxbackprop.graph.api import check_real, check_scalar
 from jaxbackprop.graph.lines import Line
 from jaxbackprop.graph.origin import Origin, origin
 from jaxbackprop.graph.records import Record, records
-from jaxbackprop.graph.unfold import Graph, unfold
+from jaxbackprop.graph.unfold import Graph, unfold, without_alarms
 from jaxbackprop.graph.walk import backward
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Inspection:
     """Every value of a function and its gradient, in the order that they were computed.
 
@@ -75,7 +75,8 @@ class Inspection:
 
         None where everything is finite, but for masks of Inf that do no harm.
         """
-        return origin(self.graph)
+        with without_alarms():
+            return origin(self.graph)
 
     def dot(self) -> str:
         """The graph in the DOT language, values forward and gradients backward."""
@@ -89,7 +90,7 @@ class Inspection:
         """The graph as SVG. Needs pygraphviz: `pip install "jaxbackprop[plot]"`."""
         return drawing.svg(self)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return report.table(self)
 
     def _repr_html_(self) -> str:
@@ -143,14 +144,15 @@ def inspect(f: Callable, argnums: int | Sequence[int] = 0) -> Callable[..., Insp
 
 def _walk(closed: Any, leaves: Sequence, labels: tuple[str, ...]) -> Graph:
     """Unfold the graph, walk back over it, and leave what the walk saw at each step."""
-    steps, tape = unfold(closed.jaxpr, closed.consts, leaves)
 
     def observe(node, cts, contributions):
         node.equation.cts, node.equation.contributions = tuple(cts), tuple(contributions)
 
-    (result,) = tape.outputs
-    seed = jnp.ones((), result.dtype) if tape.active_outputs[0] else None
-    gradients = backward(tape, [seed], observe)
+    with without_alarms():
+        steps, tape = unfold(closed.jaxpr, closed.consts, leaves)
+        (result,) = tape.outputs
+        seed = jnp.ones((), result.dtype) if tape.active_outputs[0] else None
+        gradients = backward(tape, [seed], observe)
     return Graph(steps, tape, labels, tuple(gradients), {})
 
 

@@ -21,7 +21,7 @@ from jaxbackprop.graph.unfold import Graph, Step, Value
 Mask = np.ndarray | np.bool_
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Origin:
     """The first operation that turned finite numbers into one that is not, at one such entry.
 
@@ -45,7 +45,7 @@ class Origin:
     result: np.ndarray
     reaches: tuple[str, ...]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return report.origin(self)
 
 

@@ -15,7 +15,7 @@ from jaxbackprop.graph import report
 from jaxbackprop.graph.lines import Line, innermost, stack
 from jaxbackprop.graph.local import local_gradients
 from jaxbackprop.graph.statistics import Statistics, statistics
-from jaxbackprop.graph.unfold import Graph, Place, Step, Value
+from jaxbackprop.graph.unfold import Graph, Place, Step, Value, without_alarms
 
 
 class Path(NamedTuple):
@@ -28,7 +28,7 @@ class Path(NamedTuple):
     gradient: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Record:
     """One intermediate value of the function, or one array of its arguments.
 
@@ -75,7 +75,8 @@ class Record:
         None for operands without a gradient, and where the operation mixes entries, as a matrix
         product does: that Jacobian is no array of one number an entry. Empty for arguments.
         """
-        found = [local_gradients(step) for step, _ in self.occurrences]
+        with without_alarms():
+            found = [local_gradients(step) for step, _ in self.occurrences]
         if self.steps is None:
             return found[0] if found else ()
         return tuple(
@@ -83,7 +84,7 @@ class Record:
             for gradients in zip(*found, strict=True)
         )
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return report.detail(self)
 
 

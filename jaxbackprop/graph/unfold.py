@@ -6,10 +6,12 @@ steps one after the other. What is left is the list of elementary operations of 
 topological order, and the walk (:func:`jaxbackprop.graph.walk.backward`) runs over it unchanged.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
@@ -72,6 +74,13 @@ class Log(NamedTuple):
 
     steps: list[Step]
     nodes: list[Node]
+
+
+@contextlib.contextmanager
+def without_alarms() -> Iterator[None]:
+    """NaN is what is looked for: jax's own alarms would stop at the first one, without a line."""
+    with jax.debug_nans(False), jax.debug_infs(False):
+        yield
 
 
 class Ends(NamedTuple):
