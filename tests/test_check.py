@@ -9,8 +9,6 @@ import pytest
 
 from jaxbackprop.check import Comparison, check_gradients, compare, numerical_gradient
 
-torch = pytest.importorskip("torch")
-
 
 def gradients(seed=0, dtype="float32"):
     """Two layers and a list, as some library might return them."""
@@ -52,15 +50,21 @@ def test_a_comparison_of_no_numbers_fails(nothing):
     assert "nothing was compared" in str(result)
 
 
-@pytest.mark.parametrize("kind", [jnp.asarray, torch.asarray])
-def test_arrays_of_any_library_are_compared(kind):
+@pytest.mark.parametrize("library", ["jax.numpy", "torch"])
+def test_arrays_of_any_library_are_compared(library):
+    kind = pytest.importorskip(library).asarray
     reference = gradients()
     assert compare(reference, jax.tree.map(kind, reference)).ok
     assert compare(jax.tree.map(kind, reference), reference).ok
     wrong = jax.tree.map(lambda v: kind(2 * v), reference)
     assert not compare(reference, wrong).ok
-    half = jnp.ones(3, "bfloat16"), torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
-    assert compare(*half).ok
+
+
+def test_tensors_in_bfloat16_that_require_gradients_are_compared():
+    torch = pytest.importorskip("torch")
+    half = torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
+    assert compare(jnp.ones(3, "bfloat16"), half).ok
+    assert not compare(jnp.ones(3, "bfloat16"), -half).ok
 
 
 def test_the_report_shows_each_leaf_the_worst_entry_and_both_values():
@@ -195,10 +199,14 @@ def test_the_taylor_remainder_falls_as_h2_when_right_and_h_when_wrong(x64):
     np.testing.assert_allclose(rates, [2, 1], atol=0.1)
 
 
-def test_functions_and_tensors_of_other_libraries_are_checked():
-    numpy = lambda v: float(np.sum(np.sin(v)))  # noqa: E731
-    assert check_gradients(numpy, V, gradient=np.cos(V)).ok
-    assert not check_gradients(numpy, V, gradient=np.sin(V)).ok
+def test_functions_of_numpy_are_checked():
+    f = lambda v: float(np.sum(np.sin(v)))  # noqa: E731
+    assert check_gradients(f, V, gradient=np.cos(V)).ok
+    assert not check_gradients(f, V, gradient=np.sin(V)).ok
+
+
+def test_functions_of_torch_are_checked():
+    torch = pytest.importorskip("torch")
     tensor = torch.tensor(V, requires_grad=True)
     torch.sin(tensor).sum().backward()
     assert check_gradients(lambda v: torch.sin(v).sum(), tensor, gradient=tensor.grad).ok
@@ -220,6 +228,13 @@ def test_a_function_that_takes_no_float64_is_checked_in_its_own_precision():
     assert result.ok
     assert "float32 only" in str(result)
     assert not check_gradients(f, jnp.asarray(V), gradient=1.01 * jax.grad(f)(V)).ok
+
+
+def test_a_gradient_that_underflows_is_told_from_one_that_is_missing():
+    v = np.full(3, 0.5, "float16")
+    f = lambda v: 1e-9 * jnp.sum(v)  # noqa: E731
+    result = check_gradients(f, v, gradient=np.zeros(3, "float16"))
+    assert [finding.kind for finding in result.findings] == ["underflow"]
 
 
 def test_precision_lost_inside_the_function_is_noticed():

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxbackprop.check.leaf import Leaf
-from jaxbackprop.check.leaves import eps
+from jaxbackprop.check.leaves import eps, smallest
 
 LOOSE = 1e-3  # how well a hypothesis must fit: better than chance, looser than a verdict
 
@@ -138,8 +138,12 @@ def _times(c: float, leaves: Sequence[Leaf]) -> str:
 
 
 def _zero(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
-    if leaf.candidate.any():
+    if leaf.candidate.any() or not leaf.expected.any():
         return None
+    largest, least = np.abs(leaf.expected).max(), smallest(leaf.dtype)
+    if largest < least:
+        text = f"{leaf.name} is zero: its gradient, {largest:.1e}, underflows in {leaf.dtype}"
+        return Finding("underflow", (leaf.name,), f"{text}, whose least normal is {least:.1e}")
     return Finding("missing", (leaf.name,), f"{leaf.name} is zero: its gradient is missing")
 
 

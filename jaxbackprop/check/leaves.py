@@ -30,6 +30,11 @@ def eps(dtype: str) -> float:
     return float(jax.numpy.finfo(dtype).eps)
 
 
+def smallest(dtype: str) -> float:
+    """The least normal number."""
+    return float(jax.numpy.finfo(dtype).tiny)
+
+
 def host(leaf: Any) -> np.ndarray:
     """The values in float64. A tensor of PyTorch's converts itself: torch is never imported."""
     if hasattr(leaf, "detach"):
