@@ -118,10 +118,22 @@ def _next(chain: _Chain, layer: Layer, state: State, inner: bool | Array) -> Sta
 
 
 def _plain_visit(
-    chain: _Chain, visit: Visit, to: int, kept: dict[int, State], state: State
+    chain: _Chain,
+    visit: Visit,
+    to: int,
+    kept: dict[int, State],
+    state: State,
+    after: State | None = None,
 ) -> State:
+    """The state `to`, from the kept one; not before the error `after` is there."""
     for s in range(visit.start, to):
-        state = _next(chain, chain.entries[s], state, s > 0)
+        layer = chain.entries[s]
+        if after is not None and s == visit.start:
+            if chain.sigma.from_a and layer.W.size < state.size:
+                layer = Layer(_held_back(after, layer.W), layer.b)
+            else:
+                state = _held_back(after, state)
+        state = _next(chain, layer, state, s > 0)
         if s + 1 in visit.keep:
             kept[s + 1] = state
     return state
@@ -141,8 +153,10 @@ def _plain_down(
         hand = kept.get(visit.start, chain.input)
         if i == len(schedule):
             hand = top
-        elif visit.start < i - 1 or not chain.sigma.from_a:
-            hand = _plain_visit(chain, visit, i - 1, kept, _held_back(delta, hand))
+        elif visit.start < i - 1:
+            hand = _plain_visit(chain, visit, i - 1, kept, hand, delta)
+        elif not chain.sigma.from_a:
+            hand = _held_back(delta, hand)
         a = _activation(chain, hand, i > 1)
         gradients.append(layer_gradient(delta, a))
         if i > 1 or not chain.at_x:
@@ -236,13 +250,13 @@ def _after(done: Layer, index: Index) -> Index:
     return index + sum(_zero(array) for array in done)
 
 
-def _held_back(delta: State, state: State) -> State:
-    """The state, once δ is there: what is computed from it is not what was computed before.
+def _held_back(delta: State, array: Float[Array, "a b"]) -> Float[Array, "a b"]:
+    """The array, once δ is there: what is computed from it is not what was computed before.
 
     XLA on CPU drops optimization barriers before its last search for common subexpressions: behind
     a barrier it would still find the first computation, keep that, and leave out the second.
     """
-    return jnp.where(_zero(delta) == 0, state, 0)
+    return jnp.where(_zero(delta) == 0, array, 0)
 
 
 def _zero(array: Array) -> Int[Array, ""]:
