@@ -12,6 +12,7 @@ run after the steps at hand, saved; a second one ends it at once.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -190,7 +191,7 @@ def main(options: Options) -> None:
         saving.save(states, state, description, history)
         console.print(f"stopped at step {int(state.step)}, saved; go on with --resume")
         sys.exit(128 + received[0])
-    report(options, network, history, folder, console)
+    report(options, network, state.params, history, folder, console)
 
 
 def end_epoch(history: dict, network: Network, params: Params, rows: Rows, test_rows: Rows) -> None:
@@ -207,12 +208,28 @@ def summary(history: dict) -> str:
 
 
 def report(
-    options: Options, network: Network, history: dict, folder: Path, console: Console
+    options: Options,
+    network: Network,
+    params: Params,
+    history: dict,
+    folder: Path,
+    console: Console,
 ) -> None:
-    """Leave the metrics and the figure in the run's folder, and say where."""
+    """Leave the metrics and the figure in the run's folder, and say where.
+
+    The digest of the parameters tells whether two runs ended in the same bits.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     settings = {name: str(value) for name, value in dataclasses.asdict(options).items()}
-    record = {"options": settings, "sizes": network.sizes, "history": history}
+    digest = hashlib.sha256(
+        b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
+    )
+    record = {
+        "options": settings,
+        "sizes": network.sizes,
+        "parameters_sha256": digest.hexdigest(),
+        "history": history,
+    }
     (folder / "metrics.json").write_text(json.dumps(record, indent=1) + "\n")
     plots.learning_curve(history, folder / "learning_curve.png")
     each = np.median(history["seconds"])  # of an epoch, from those of its parts
