@@ -134,7 +134,10 @@ def _times(c: float, leaves: Sequence[Leaf]) -> str:
         )
     if abs(c) > 1:
         return f"{said}: {sign}a sum where a mean over {whole} belongs{width}: is 1/m missing?"
-    return f"{said}: {sign}a division by {whole} too many{width}: is 1/m taken twice?"
+    return (
+        f"{said}: {sign}a division by {whole} too many{width}: is 1/m taken twice, or a mean where "
+        "a sum belongs?"
+    )
 
 
 def _zero(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
