@@ -77,6 +77,14 @@ def gradients(transform, f, primals, seed=0):
     return pullback([jnp.asarray(rng.uniform(-1, 1, o.shape), o.dtype) for o in out])
 
 
+def inside(f, primals, gradients):
+    """The gradients, NaN where an elementwise f is: outside its domain there is none."""
+    outs = f(*primals)
+    if len(outs) != 1 or any(primal.shape != outs[0].shape for primal in primals):
+        return gradients
+    return tuple(jnp.where(jnp.isnan(outs[0]), jnp.nan, g) for g in gradients)
+
+
 def agree(ours, reference, truth) -> bool:
     """G4, and G1 on the finite numbers or else G3. truth: a function that gives it in float64."""
     if not g4(ours, reference):
@@ -109,11 +117,11 @@ def judge(harness, transform=vjp) -> Outcome:
         shapes = jax.eval_shape(f, *primals)
         if not primals or not shapes:
             return outcome(NO_GRADIENT)
-        reference = gradients(jax.vjp, f, primals)
+        reference = inside(f, primals, gradients(jax.vjp, f, primals))
     except Exception as error:  # whatever jax cannot trace is not a case
         return outcome(NOT_IN_JAX, f"{type(error).__name__}: {str(error)[:90]}")
     try:
-        ours = gradients(transform, f, primals)
+        ours = inside(f, primals, gradients(transform, f, primals))
     except UnsupportedPrimitive as error:
         return outcome(REFUSED, str(error))
     except Exception as error:
@@ -123,7 +131,7 @@ def judge(harness, transform=vjp) -> Outcome:
         try:
             with jax.enable_x64(True):
                 f64, primals64 = differentiable(harness, jnp.float64)
-                return gradients(jax.vjp, f64, primals64)
+                return inside(f64, primals64, gradients(jax.vjp, f64, primals64))
         except Exception:
             return None
 

@@ -353,3 +353,17 @@ def test_factors_that_meet_in_one_place_are_refused_by_name():
     f = write_at("multiply", [1, 1])
     with pytest.raises(UnsupportedPrimitive, match="scatter-mul"):
         gradients(vjp, f, draw(4), draw(2))
+
+
+def test_a_product_in_a_wider_dtype_gives_cotangents_in_the_dtype_of_its_factors():
+    x, y = draw(4).astype("bfloat16"), draw(4).astype("bfloat16")
+    f = functools.partial(lax.mul, out_dtype=jnp.float32)
+    ours, reference = (transform(f, x, y)[1](draw(4)) for transform in (vjp, jax.vjp))
+    assert [g.dtype for g in ours] == [g.dtype for g in reference] == ["bfloat16"] * 2
+
+
+def test_nextafter_follows_its_first_argument():
+    _, pullback = vjp(lax.nextafter, draw(4), draw(4))
+    x, y = pullback(jnp.ones(4))
+    assert np.array_equal(x, np.ones(4))
+    assert not np.any(y)

@@ -47,6 +47,13 @@ def convert_element_type(cts, outs, x, *, new_dtype, **params):
     return (lambda: ct.astype(x.dtype),)
 
 
+@rule("nextafter")
+def nextafter(cts, outs, x, y):
+    """x and a step of one unit in the last place: the slope is 1, and y gives but the direction."""
+    (ct,) = cts
+    return (lambda: ct, None)
+
+
 @rule("real")
 def real(cts, outs, x):
     (ct,) = cts
@@ -56,9 +63,11 @@ def real(cts, outs, x):
 # --- products, quotients, powers ---
 
 
-@local_gradient("mul")
-def mul(out, x, y, **params):
-    return (lambda: y, lambda: x)
+@rule("mul")
+def mul(cts, outs, x, y, **params):
+    """The product may be asked for in a wider dtype than its factors have."""
+    (ct,) = cts
+    return (lambda: (ct * y).astype(x.dtype), lambda: (ct * x).astype(y.dtype))
 
 
 @rule("div")
@@ -113,17 +122,17 @@ def _both(x, y):
 
 
 @local_gradient("sqrt")
-def sqrt(out, x, **params):
+def sqrt(out, x):
     return (lambda: 0.5 / out,)
 
 
 @local_gradient("rsqrt")
-def rsqrt(out, x, **params):
+def rsqrt(out, x):
     return (lambda: -0.5 * out / x,)
 
 
 @local_gradient("cbrt")
-def cbrt(out, x, **params):
+def cbrt(out, x):
     return (lambda: out / (3 * x),)
 
 
@@ -131,17 +140,17 @@ def cbrt(out, x, **params):
 
 
 @local_gradient("exp")
-def exp(out, x, **params):
+def exp(out, x):
     return (lambda: out,)
 
 
 @local_gradient("exp2")
-def exp2(out, x, **params):
+def exp2(out, x):
     return (lambda: math.log(2) * out,)
 
 
 @local_gradient("expm1")
-def expm1(out, x, **params):
+def expm1(out, x):
     return (lambda: out + 1,)
 
 
@@ -158,7 +167,7 @@ def log1p(cts, outs, x, **params):
 
 
 @local_gradient("logistic")
-def logistic(out, x, **params):
+def logistic(out, x):
     return (lambda: out * (1 - out),)
 
 
@@ -166,32 +175,32 @@ def logistic(out, x, **params):
 
 
 @local_gradient("sin")
-def sin(out, x, **params):
+def sin(out, x):
     return (lambda: lax.cos(x),)
 
 
 @local_gradient("cos")
-def cos(out, x, **params):
+def cos(out, x):
     return (lambda: -lax.sin(x),)
 
 
 @local_gradient("tan")
-def tan(out, x, **params):
+def tan(out, x):
     return (lambda: 1 + out * out,)
 
 
 @local_gradient("asin")
-def asin(out, x, **params):
+def asin(out, x):
     return (lambda: lax.rsqrt(1 - x * x),)
 
 
 @local_gradient("acos")
-def acos(out, x, **params):
+def acos(out, x):
     return (lambda: -lax.rsqrt(1 - x * x),)
 
 
 @local_gradient("atan")
-def atan(out, x, **params):
+def atan(out, x):
     return (lambda: 1 / (1 + x * x),)
 
 
@@ -208,17 +217,17 @@ def atan2(out, y, x):
 
 
 @local_gradient("sinh")
-def sinh(out, x, **params):
+def sinh(out, x):
     return (lambda: lax.cosh(x),)
 
 
 @local_gradient("cosh")
-def cosh(out, x, **params):
+def cosh(out, x):
     return (lambda: lax.sinh(x),)
 
 
 @local_gradient("tanh")
-def tanh(out, x, **params):
+def tanh(out, x):
     return (lambda: 1 - out * out,)
 
 
@@ -229,7 +238,8 @@ def asinh(out, x):
 
 @local_gradient("acosh")
 def acosh(out, x):
-    return (lambda: lax.rsqrt((x - 1) * (x + 1)),)
+    """1 / √(x² − 1); NaN below 1, where acosh is NaN, also where both factors are negative."""
+    return (lambda: lax.rsqrt(x - 1) * lax.rsqrt(x + 1),)
 
 
 @local_gradient("atanh")

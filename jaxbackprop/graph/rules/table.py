@@ -21,7 +21,7 @@ RULES: dict[str, Rule] = {}
 COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge", "eq_to", "lt_to", "le_to", "is_finite"}
 LOGIC = {"and", "or", "not", "xor", "reduce_and", "reduce_or", "reduce_xor", "population_count"}
 LOGIC |= {"clz", "shift_left", "shift_right_logical", "shift_right_arithmetic"}
-STEPS = {"floor", "ceil", "round", "sign", "nextafter", "argmax", "argmin", "stop_gradient"}
+STEPS = {"floor", "ceil", "round", "sign", "argmax", "argmin", "stop_gradient"}
 RANDOM = {"random_bits", "random_seed", "random_wrap", "random_unwrap", "random_fold_in"}
 RANDOM |= {"random_split", "threefry2x32"}
 CONSTANTS = {"iota", "empty", "empty2", "axis_index", "create_token", "bitcast_convert_type"}
@@ -47,11 +47,12 @@ def local_gradient(*names: str) -> Callable[[Callable[..., Sequence[Any]]], Rule
     """Enter an elementwise operation by its partial derivatives.
 
     The function takes the output and the inputs, and gives for each input the function that
-    computes ∂out/∂input; the chain rule, ct · ∂out/∂input, is the same for all of them.
+    computes ∂out/∂input; the chain rule, ct · ∂out/∂input, is the same for all of them. The
+    parameter `accuracy` says how the output is computed, not what it is: no partial wants it.
     """
 
     def enter(partials: Callable[..., Sequence[Any]]) -> Rule:
-        def multiply(cts, outs, *inputs, **params):
+        def multiply(cts, outs, *inputs, accuracy=None, **params):
             (ct,), (out,) = cts, outs
             return tuple(
                 None if partial is None else (lambda partial=partial: ct * partial())
