@@ -5,7 +5,7 @@ Two wings, which check each other: the four equations for dense networks (`Netwo
 JAX function (`grad`, `value_and_grad`, `vjp`, `inspect`).
 """
 
-from jaxbackprop import check, equations, per_example
+from jaxbackprop import check, equations, flow, per_example
 from jaxbackprop.backprop import Backward, backprop, backward
 from jaxbackprop.graph import (
     Inspection,
@@ -37,6 +37,7 @@ __all__ = [
     "backward",
     "check",
     "equations",
+    "flow",
     "forward",
     "grad",
     "init",

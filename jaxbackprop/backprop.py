@@ -47,7 +47,7 @@ def backward(
     y: Float[Array, "n m"],
     *,
     seam: Seam | None = None,
-    feedback: tuple[Float[Array, "*depth n p"], ...] | None = None,
+    feedback: tuple[Float[Array, "*_ _ _"], ...] | None = None,
 ) -> Backward:
     """The backward pass: BP1, then BP3, BP4 and BP2 layer by layer.
 

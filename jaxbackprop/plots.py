@@ -7,7 +7,11 @@ import matplotlib
 
 matplotlib.use("Agg")  # files only: no display is needed
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 
 def learning_curve(history: Mapping[str, Sequence[float]], path: str | Path) -> Figure:
@@ -30,6 +34,54 @@ def learning_curve(history: Mapping[str, Sequence[float]], path: str | Path) -> 
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    return _saved(figure, path)
+
+
+# (name in flow.over_epoch, what it is, whether its axis is logarithmic)
+FLOW = (
+    ("weights", "‖∂C/∂W‖", True),
+    ("errors", "‖δ‖ of an example", True),
+    ("updates", "‖ΔW‖ / ‖W‖", True),
+    ("dead", "dead units, %", False),
+)
+
+
+def gradient_flow(flow: Mapping[str, ArrayLike], path: str | Path) -> Figure:
+    """A run layer by layer: gradients, errors, steps and dead units by epoch, saved to path.
+
+    `flow` has an array of epochs × layers for each name of `flow.over_epoch`.
+    """
+    figure, panels = plt.subplots(1, len(FLOW), figsize=(14, 3.6), layout="constrained")
+    depth = np.shape(flow["weights"])[1]
+    for axes, (name, label, log) in zip(panels, FLOW, strict=True):
+        layers(axes, np.asarray(flow[name]) * (1 if log else 100), depth, log)
+        axes.set(xlabel="epoch", title=label)
+    depth_scale(figure, panels, depth)
+    return _saved(figure, path)
+
+
+def layers(axes: Axes, values: ArrayLike, depth: int, log: bool = True) -> None:
+    """One line a layer over the epochs, from the first of `depth` layers (dark) to the last."""
+    for line, color in zip(np.asarray(values, float).T, _colors(depth), strict=False):
+        axes.plot(np.arange(1, len(line) + 1), line, color=color, linewidth=1.6)
+    if log:
+        axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def depth_scale(figure: Figure, panels: np.ndarray, depth: int) -> None:
+    """The colours of `layers` as a bar beside the panels."""
+    scale = plt.cm.ScalarMappable(Normalize(0.5, depth + 0.5), ListedColormap(_colors(depth)))
+    ticks = sorted({1, (depth + 1) // 2, depth})
+    figure.colorbar(scale, ax=panels, label="layer", ticks=ticks, pad=0.01)
+
+
+def _colors(depth: int) -> np.ndarray:
+    return plt.get_cmap("viridis")(np.linspace(0, 0.92, depth))
+
+
+def _saved(figure: Figure, path: str | Path) -> Figure:
+    figure.savefig(path, dpi=130)
     plt.close(figure)
     return figure

@@ -30,7 +30,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxbackprop import Network, data, plots, saving, train
+from jaxbackprop import Network, data, flow, plots, saving, train
 from jaxbackprop.backprop import backprop
 from jaxbackprop.network import Params
 
@@ -64,6 +64,8 @@ class Options:
     """Decides the initial weights and the order of the data."""
     gradient: Literal["manual", "automatic"] = "manual"
     """The four equations, or jax.grad."""
+    flow: bool = False
+    """Draw gradients, errors, steps and dead units of each layer by epoch."""
     run_dir: Path | None = None
     """Where metrics, figure and saved states go. Default: a new folder under runs/."""
     save_every: int = 0
@@ -77,6 +79,8 @@ class Options:
                 raise ValueError(f"--{name} is {getattr(self, name)}, expected at least 1")
         if self.save_every < 0:
             raise ValueError(f"--save-every is {self.save_every}, expected at least 0")
+        if self.flow and self.gradient != "manual":
+            raise ValueError("--flow looks at δ, which only --gradient manual has")
         if self.resume and self.run_dir is None:
             raise ValueError("--resume needs --run-dir, the folder of the run to go on with")
 
@@ -150,6 +154,7 @@ def main(options: Options) -> None:
     state = train.start(network, optimizer, jax.random.key(options.seed))
     history = {name: [] for name in ("epoch", "loss", "train_accuracy", "test_accuracy", "seconds")}
     history["partial"] = []  # the losses so far of an epoch that is not over
+    history["flow"] = []
     if options.resume:
         state, step, history = saving.restore(states, state, description)
         console.print(f"resumed at step {step}")
@@ -178,12 +183,16 @@ def main(options: Options) -> None:
                 batch=options.batch,
                 steps=steps,
                 gradient=gradient,
+                observe=flow.observe if options.flow else None,
             )
             stop_if_not_finite(network, metrics, int(state.step))
             history["partial"] += [float(loss) for loss in metrics.loss]
             history["seconds"].append((time.perf_counter() - begin) / steps * in_epoch)
             if int(state.step) % in_epoch == 0:
                 end_epoch(history, network, state.params, rows, test_rows)
+                if options.flow:  # of the epoch's last steps, where they are too many for one call
+                    by_layer = flow.over_epoch(metrics.seen)
+                    history["flow"].append({k: v.tolist() for k, v in by_layer.items()})
                 progress.update(task, advance=1, description=summary(history))
                 if options.save_every and len(history["epoch"]) % options.save_every == 0:
                     saving.save(states, state, description, history)
@@ -232,6 +241,9 @@ def report(
     }
     (folder / "metrics.json").write_text(json.dumps(record, indent=1) + "\n")
     plots.learning_curve(history, folder / "learning_curve.png")
+    if options.flow:
+        by_name = {k: [epoch[k] for epoch in history["flow"]] for k in history["flow"][0]}
+        plots.gradient_flow(by_name, folder / "gradient_flow.png")
     each = np.median(history["seconds"])  # of an epoch, from those of its parts
     console.print(
         f"test accuracy {history['test_accuracy'][-1]:.2%}, "

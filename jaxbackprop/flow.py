@@ -1,0 +1,165 @@
+"""What the backward pass looks like: how large things are, layer by layer, and where they vanish.
+
+`observe` is what `train.run(observe=flow.observe)` gathers at each step, inside the jitted epoch;
+`over_epoch` sums it up. `gains` splits the way of δ from layer to layer into its two factors.
+All norms are of the typical example, so that they do not depend on the size of the batch.
+"""
+
+import itertools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxbackprop.activations import Activation
+from jaxbackprop.backprop import Backward, backward
+from jaxbackprop.network import Network, Params, Trace, forward
+
+# Legend: L layers, n neurons of a layer, p of the previous one, m examples; a stack adds an axis.
+
+SATURATED = 0.04  # of the steepest σ′: |a − ½| > 0.49 for sigmoid, |a| > 0.98 for tanh
+
+
+class Flow(NamedTuple):
+    """One step seen layer by layer; `train.run` adds an axis of steps in front.
+
+    weights: ‖∂C/∂Wˡ‖. errors: root mean square over the examples of ‖δˡᵢ‖. activations: the same of
+    ‖aˡᵢ‖. updates: ‖ΔWˡ‖ / ‖Wˡ‖ of the optimizer's step and the new Wˡ. Of the hidden layers:
+    saturated: the share of all units and examples with |σ′(z)| below 4 % of its greatest value; for
+    relu those are the inactive ones. active: the units with σ′(z) ≠ 0 for some example, an array
+    for each entry of params but the last.
+    """
+
+    weights: Float[Array, "*steps L"]
+    errors: Float[Array, "*steps L"]
+    activations: Float[Array, "*steps L"]
+    updates: Float[Array, "*steps L"]
+    saturated: Float[Array, "*steps hidden"]
+    active: tuple[Bool[Array, "*_ n"], ...]
+
+
+def observe(
+    network: Network, params: Params, trace: Trace, errors: Backward, updates: Params
+) -> Flow:
+    """A step from its residuals, errors, gradients and updates; no product is computed anew."""
+    m = trace.activations[0].shape[1]
+    slopes = _slopes(network, trace)
+    least = SATURATED * steepest(network.sigma(0))
+    return Flow(
+        _by_layer([_norm(layer.W) for layer in errors.gradients]),
+        _by_layer([_norm(delta) for delta in errors.deltas]) / m**0.5,
+        _by_layer([_norm(a) for a in trace.activations[1:]]) / m**0.5,
+        _by_layer(
+            [_norm(step.W) / _norm(layer.W) for step, layer in zip(updates, params, strict=True)]
+        ),
+        _by_layer([jnp.mean(jnp.abs(slope) < least, axis=(-2, -1)) for slope in slopes]),
+        tuple(jnp.any(slope != 0, axis=-1) for slope in slopes),
+    )
+
+
+def over_epoch(flow: Flow) -> dict[str, Float[Array, " L"]]:
+    """Means over the steps, by name; `dead` is the share of units that never were active."""
+    means = {name: jnp.mean(getattr(flow, name), 0) for name in Flow._fields[:-1]}
+    ever = [jnp.any(active, axis=0) for active in flow.active]
+    return means | {"dead": _by_layer([jnp.mean(~unit, axis=-1) for unit in ever])}
+
+
+class Gains(NamedTuple):
+    """‖δˡ‖ / ‖δˡ⁺¹‖ = weights · slopes, for l = 1 … L − 1.
+
+    weights: ‖(Wˡ⁺¹)ᵀ δˡ⁺¹‖ / ‖δˡ⁺¹‖. slopes: ‖δˡ‖ / ‖(Wˡ⁺¹)ᵀ δˡ⁺¹‖, what ⊙ σ′(zˡ) leaves.
+    """
+
+    weights: Float[Array, " hidden"]
+    slopes: Float[Array, " hidden"]
+
+
+def gains(
+    network: Network, params: Params, x: Float[Array, "p m"], y: Float[Array, "n m"]
+) -> Gains:
+    """The two factors of BP2 at each hidden layer. Raises as `backprop`."""
+    deltas = backward(network, params, forward(network, params, x), y).deltas
+    delta = _by_layer([_norm(delta) for delta in deltas])
+    carried = _by_layer(
+        [_norm(jnp.swapaxes(layer.W, -1, -2) @ d) for layer, d in zip(params, deltas, strict=True)]
+    )
+    return Gains(carried[1:] / delta[1:], delta[:-1] / carried[1:])
+
+
+def explain(network: Network, found: Gains) -> str:
+    """Where δ vanishes or explodes, in sentences: which layers halve or double it, and by what.
+
+    Of the two factors the one that does more of it is named.
+    """
+    best = steepest(network.sigma(0))
+    pairs = list(zip(*map(_floats, found), strict=True))
+    lines = []
+    kinds = [_kind(weights, slopes, best) for weights, slopes in pairs]
+    for kind, run in itertools.groupby(range(len(pairs)), kinds.__getitem__):
+        layers = list(run)
+        if kind:
+            lines.append(_sentence(kind, layers, [pairs[k] for k in layers], best))
+    ratios = found.weights * found.slopes
+    whole = float(jnp.prod(jnp.where(jnp.isnan(ratios), 1, ratios)))  # NaN is 0/0, below a 0
+    head = f"‖δ¹‖ / ‖δᴸ‖ = {whole:.2g} over {network.depth} layers"
+    return "\n".join([head, *(lines or ["no layer halves or doubles the error"])])
+
+
+def _kind(weights: float, slopes: float, best: float) -> str:
+    """What happens at a layer, or "" where the error is neither halved nor doubled."""
+    ratio = weights * slopes
+    if not math.isfinite(ratio):
+        return "lost"
+    if ratio < 0.5 and slopes < weights:
+        return "saturates" if slopes < best / 2 else "at its best"
+    return "shrinks" if ratio < 0.5 else "grows" if ratio > 2 else ""
+
+
+def _sentence(kind: str, layers: list[int], gains: list[tuple[float, float]], best: float) -> str:
+    """One for a run of layers, counted from 0, at which the same happens."""
+    by_weights = kind in ("shrinks", "grows")
+    first, last = layers[0] + 1 + by_weights, layers[-1] + 1 + by_weights
+    which = f"layer {first}" if first == last else f"layers {first} to {last}"
+    passed = [pair[0 if by_weights else 1] for pair in gains]
+    share = f"{min(passed):.2g}"
+    if f"{max(passed):.2g}" != share:
+        share += f" to {max(passed):.2g}"
+    several = len(layers) > 1
+    if kind == "lost":
+        return f"{which}: no error arrives, or one that is not finite"
+    if kind == "saturates":
+        return f"{which} saturate{'' if several else 's'}: σ′ passes {share} of the error"
+    if kind == "at its best":
+        own = "are at their best" if several else "is at its best"
+        return f"{which} {own}, with σ′ ≤ {best:.2g}: σ′ passes {share} of the error"
+    does = "shrink it" if kind == "shrinks" else "make it grow"
+    return f"the weights of {which} {does}: Wᵀ passes {share} of the error"
+
+
+def steepest(sigma: Activation) -> float:
+    """The greatest |σ′(z)|."""
+    with jax.ensure_compile_time_eval():
+        z = jnp.linspace(-8, 8, 3201)
+        return float(jnp.max(jnp.abs(sigma.derivative(z, sigma.value(z)))))
+
+
+def _slopes(network: Network, trace: Trace) -> list[Float[Array, "*_ n m"]]:
+    """σ′(z) of each entry but the output."""
+    sigma = network.sigma(0)
+    pairs = zip(trace.zs[:-1], trace.activations[1:-1], strict=True)
+    return [sigma.derivative(z, a) for z, a in pairs]
+
+
+def _norm(array: Float[Array, "*_ n m"]) -> Float[Array, "*_"]:
+    return jnp.sqrt(jnp.sum(jnp.square(array), axis=(-2, -1)))
+
+
+def _by_layer(values: list[Float[Array, "*_"]]) -> Float[Array, " L"]:
+    """One number a layer, from one or a stack of them an entry."""
+    return jnp.concatenate([jnp.atleast_1d(value) for value in values]) if values else jnp.zeros(0)
+
+
+def _floats(array: Float[Array, " hidden"]) -> list[float]:
+    return [float(value) for value in array]
