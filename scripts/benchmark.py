@@ -134,9 +134,13 @@ def agree(gradients: dict[str, peers.Weights]) -> None:
 
 def peak_memory(peer: str, work: Work) -> float | None:
     """Resident MiB of a process of its own that computes the gradient."""
-    script = Path(peers.__file__)
+    program = f"import peers; peers.print_peak_memory({peer!r}, {work.name!r})"
     done = subprocess.run(
-        [sys.executable, script, peer, work.name], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 

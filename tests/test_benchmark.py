@@ -11,6 +11,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "scripts"))
 import benchmark
 import peers
 
+from jaxbackprop import loss
+
 WORKS = [
     peers.Work("wide", (7, 9, 8, 5), "relu", 16, 1),
     peers.Work("deep", (6,) * 20, "tanh", 4, 1),
@@ -63,7 +65,7 @@ def test_flops_are_those_that_the_compiler_counts_in_the_products():
     work = WORKS[0]
     weights, X, Y = peers.material(work, work.batch)
     args = (peers.as_params(weights), X.T, Y.T)
-    f = lambda *args: jax.value_and_grad(peers.loss, argnums=1)(work.network, *args)  # noqa: E731
+    f = lambda *args: jax.value_and_grad(loss, argnums=1)(work.network, *args)  # noqa: E731
     text = str(jax.make_jaxpr(f)(*args))
     assert text.count("dot_general") == 3 * (len(work.sizes) - 1) - 1
     assert work.flops == 2 * 16 * (2 * 7 * 9 + 3 * 9 * 8 + 3 * 8 * 5)

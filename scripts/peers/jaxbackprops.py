@@ -1,0 +1,51 @@
+"""The library, and its two twins behind the same forward pass: jax.grad and the graph wing."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxbackprop import Network, loss, stack, train, unstack, value_and_grad
+from jaxbackprop.network import Layer
+from peers.work import RATES, Run, Weights, Work, compiled
+
+
+def as_params(weights: Weights) -> Any:
+    return stack(tuple(Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in weights))
+
+
+def from_params(params: Any) -> Weights:
+    return [(np.asarray(l.W), np.asarray(l.b)) for l in unstack(params)]
+
+
+def walked(network: Network, params: Any, x: jax.Array, y: jax.Array) -> Any:
+    return value_and_grad(loss, argnums=1)(network, params, x, y)
+
+
+def ours(gradient: Callable) -> tuple[Callable, Callable]:
+    def one(work: Work, weights: Weights, X: np.ndarray, Y: np.ndarray) -> Run:
+        args = (as_params(weights), jnp.asarray(X.T), jnp.asarray(Y.T))
+        return compiled(
+            lambda *args: gradient(work.network, *args), args, lambda out: from_params(out[1])
+        )
+
+    def epoch(work: Work, weights: Weights, X: np.ndarray, Y: np.ndarray, rule: str) -> Run:
+        optimizer = getattr(optax, rule)(RATES[rule])
+        rows = jnp.asarray(X), jnp.asarray(Y)
+        params = as_params(weights)
+        key = jax.random.key(0)
+        held = [train.State(params, optimizer.init(params), jnp.zeros((), jnp.int32), key)]
+
+        def call():
+            held[0], metrics = train.run(
+                work.network, optimizer, held[0], *rows, batch=work.batch, gradient=gradient
+            )
+            jax.block_until_ready(metrics)
+            return held[0].params
+
+        return Run(call, from_params)
+
+    return one, epoch
