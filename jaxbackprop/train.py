@@ -154,24 +154,33 @@ def run(
         raise ValueError(f"inputs have {examples} rows, targets {len(targets)}")
     if not 1 <= batch <= examples:
         raise ValueError(f"batch is {batch}, expected 1 … {examples}, the number of examples")
-    in_epoch = examples // batch
+    rows = _rows(state, examples, batch, examples // batch if steps is None else steps)
 
-    def order_of(epoch):
-        key = jax.random.fold_in(state.key, epoch)
-        return jax.random.permutation(key, examples)[: in_epoch * batch].reshape(in_epoch, batch)
-
-    def advance(carry, _):
-        state, order = carry
-        epoch, position = state.step // in_epoch, state.step % in_epoch
-        order = jax.lax.cond(position == 0, order_of, lambda _: order, epoch)
-        rows = order[position]
+    def advance(state, rows):
         x, y = jnp.take(inputs, rows, axis=0).T, jnp.take(targets, rows, axis=0).T
-        state, metrics = update(network, optimizer, state, x, y, gradient, observe)
-        return (state, order), metrics
+        return update(network, optimizer, state, x, y, gradient)
 
-    start = (state, order_of(state.step // in_epoch))
-    (state, _), metrics = jax.lax.scan(advance, start, length=in_epoch if steps is None else steps)
-    return state, metrics
+    return jax.lax.scan(advance, state, rows)
+
+
+def _rows(state: State, examples: int, batch: int, steps: int) -> Int[Array, "steps m"]:
+    """The examples of each of the next steps.
+
+    They are drawn before the first step: a permutation costs as much as dozens of small steps, and
+    an order that the steps carried along would be copied in each of them.
+    """
+    in_epoch = examples // batch
+    epoch, position = state.step // in_epoch, state.step % in_epoch
+    touched = (steps - 2) // in_epoch + 2  # at most, from the least convenient position
+
+    def order_of(k):
+        draw = functools.partial(jax.random.permutation, jax.random.fold_in(state.key, epoch + k))
+        needed = k * in_epoch < position + steps
+        order = jax.lax.cond(needed, draw, lambda order: order, jnp.arange(examples))
+        return order[: in_epoch * batch].reshape(in_epoch, batch)
+
+    orders = jax.lax.map(order_of, jnp.arange(touched)).reshape(-1, batch)
+    return jax.lax.dynamic_slice_in_dim(orders, position, steps)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "block"))
