@@ -10,6 +10,7 @@ each time anew.
 """
 
 import dataclasses
+import itertools
 import json
 import sys
 import time
@@ -40,7 +41,7 @@ def split(model: nnx.Module, x: jax.Array) -> tuple[Any, Loss]:
 def mlp(rngs: nnx.Rngs) -> tuple[Any, Loss]:
     widths = (784, 512, 512, 10)
     layers = []
-    for p, n in zip(widths, widths[1:], strict=False):
+    for p, n in itertools.pairwise(widths):
         layers += [nnx.Linear(p, n, rngs=rngs), nnx.relu]
     return split(nnx.Sequential(*layers[:-1]), jax.random.normal(rngs.params(), (256, 784)))
 
