@@ -1,8 +1,8 @@
 """Training states on disk: saved whole or not at all; read back exactly, or refused by name.
 
-Orbax writes a state (a folder a step, renamed into place when complete, the last two kept). A
-*seal* is written after it: the digest of every file, with the description of the run. A state
-without a sound seal was never finished, or is no longer what was saved; it is not opened at all.
+Orbax writes a state: a folder a step, renamed into place when complete. A *seal* is written after
+it: the digest of every file, with the description of the run. A state without a sound seal was
+never finished, or is no longer what was saved; it is not opened at all.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ KEPT = 2
 SEAL = "seal.json"
 LARGEST_SEAL = 64 << 20  # bytes; a seal holds a line a file and the run's history
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports each write at length
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # what goes wrong here is raised or warned of
 
 
 class Saved(NamedTuple):
@@ -47,28 +47,42 @@ def save(folder: pathlib.Path, state: Any, description: dict, history: dict) -> 
     """Save a state under its step number; the two newest are kept.
 
     `description` is what another run must agree with to resume; `history` comes back as it is.
+    States that were never sealed, and later ones, left by a run that was resumed from before them,
+    are removed first. Nothing sound is removed before the new state has its seal. Raises OSError,
+    naming the state, where it cannot be written; what was saved before is then as it was.
     """
-    step = int(state.step)
-    with _manager(folder) as manager:
-        if step in manager.all_steps():  # left by a run that was resumed from an earlier one
-            manager.delete(step)
-        manager.save(step, args=ocp.args.StandardSave(_arrays(state)), force=True)
-        manager.wait_until_finished()
+    folder, step = pathlib.Path(folder), int(state.step)
+    try:
+        with _manager(folder) as manager:
+            for other in manager.all_steps():
+                if other >= step or not (folder / str(other) / SEAL).is_file():
+                    manager.delete(other)
+            manager.save(step, args=ocp.args.StandardSave(_arrays(state)), force=True)
+            manager.wait_until_finished()
+            _seal(folder / str(step), state, description, history)
+            for other in sorted(manager.all_steps())[:-KEPT]:
+                manager.delete(other)
+    except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
+        reason = str(error).split(" [")[0].rsplit(": ", 1)[-1]  # "File too large", after all paths
+        raise OSError(f"{folder / str(step)} could not be saved: {reason}") from error
+
+
+def _seal(folder: pathlib.Path, state: Any, description: dict, history: dict) -> None:
     content = {
-        "step": step,
-        "files": _digests(folder / str(step)),
+        "step": int(state.step),
+        "files": _digests(folder),
         "arrays": _types(state),
         "description": description,
         "environment": environment(),
         "history": history,
     }
     text = json.dumps({"digest": _digest_of(content), "content": content})
-    temporary = folder / str(step) / f".{SEAL}"
+    temporary = folder / f".{SEAL}"
     with temporary.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(folder / str(step) / SEAL)
+    temporary.replace(folder / SEAL)
 
 
 def restore(folder: pathlib.Path, like: Any, description: dict) -> Saved:
@@ -110,7 +124,9 @@ def restore(folder: pathlib.Path, like: Any, description: dict) -> Saved:
 
 
 def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
+    options = ocp.CheckpointManagerOptions(
+        enable_async_checkpointing=False, cleanup_tmp_directories=True
+    )
     return ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
 
 

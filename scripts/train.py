@@ -14,6 +14,7 @@ run after the steps at hand, saved; a second one ends it at once.
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -158,6 +159,8 @@ def main(options: Options) -> None:
     if options.resume:
         state, step, history = saving.restore(states, state, description)
         console.print(f"resumed at step {step}")
+    elif any(states.glob(f"*/{saving.SEAL}")):
+        raise ValueError(f"{folder} holds saved states: add --resume, or take another --run-dir")
     examples = len(rows[0])
     if not options.batch <= examples:
         raise ValueError(f"--batch is {options.batch}, there are {examples} examples")
@@ -265,8 +268,9 @@ def stop_if_not_finite(network: Network, metrics: train.Metrics, step: int) -> N
 
 if __name__ == "__main__":
     options = tyro.cli(Options)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a full disk, once for each array
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         main(options)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"{Path(__file__).name}: {error}")
