@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import warnings
 from typing import Any, NamedTuple
 
@@ -53,6 +54,8 @@ def save(folder: pathlib.Path, state: Any, description: dict, history: dict) -> 
     """
     folder, step = pathlib.Path(folder), int(state.step)
     try:
+        for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):  # orbax's own clean-up may trip
+            shutil.rmtree(unfinished)  # over itself: it removes a folder and its parts at once
         with _manager(folder) as manager:
             for other in manager.all_steps():
                 if other >= step or not (folder / str(other) / SEAL).is_file():
@@ -63,7 +66,8 @@ def save(folder: pathlib.Path, state: Any, description: dict, history: dict) -> 
             for other in sorted(manager.all_steps())[:-KEPT]:
                 manager.delete(other)
     except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
-        reason = str(error).split(" [")[0].rsplit(": ", 1)[-1]  # "File too large", after all paths
+        # tensorstore ends a line of paths with the reason, and then a specification in brackets
+        reason = getattr(error, "strerror", None) or str(error).split(" [")[0].rsplit(": ", 1)[-1]
         raise OSError(f"{folder / str(step)} could not be saved: {reason}") from error
 
 
@@ -124,9 +128,7 @@ def restore(folder: pathlib.Path, like: Any, description: dict) -> Saved:
 
 
 def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(
-        enable_async_checkpointing=False, cleanup_tmp_directories=True
-    )
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
     return ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
 
 

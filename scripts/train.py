@@ -266,11 +266,15 @@ def stop_if_not_finite(network: Network, metrics: train.Metrics, step: int) -> N
         )
 
 
-if __name__ == "__main__":
-    options = tyro.cli(Options)
+def run(options: Options) -> None:
+    """main, with what goes wrong in one sentence."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a full disk, once for each array
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         main(options)
     except (ValueError, OSError) as error:
         sys.exit(f"{Path(__file__).name}: {error}")
+
+
+if __name__ == "__main__":
+    run(tyro.cli(Options))

@@ -194,7 +194,7 @@ def misread(path: pathlib.Path) -> tuple[str | None, bool]:
 
 
 def plain(content: bytes) -> bytes | None:
-    """The file without its compression; none where that is not one sound stream of 1 MiB at most."""
+    """The file without its compression; None where that is not one sound stream of 1 MiB."""
     if content[:2] != b"\x1f\x8b":
         return content
     stream = zlib.decompressobj(zlib.MAX_WBITS | 16)

@@ -1,10 +1,11 @@
 """Campaigns on whole training runs: killed, stopped, and without room on the disk.
 
 A trial runs main of scripts/train.py in a process forked from this one, which has imported all of
-it and started no JAX backend. A pipe tells this process when a save begins and ends there.
+it and started no JAX backend. A pipe tells this process when a save begins and ends there. What
+the undisturbed run has compiled is kept: compiling takes ten times as long as the rest of a run.
 """
 
-import contextlib
+import fcntl
 import importlib.util
 import json
 import os
@@ -23,7 +24,7 @@ import numpy as np
 from campaign_report import Report, control, planted
 
 SCRIPT = pathlib.Path(__file__).parent.parent / "scripts" / "train.py"
-EPOCHS = 8
+EPOCHS = 6
 
 
 def load_script() -> Any:
@@ -42,6 +43,15 @@ class Child(NamedTuple):
 
     pid: int
     events: int
+    output: int
+
+
+class End(NamedTuple):
+    """How a child ended."""
+
+    status: int
+    events: bytes
+    output: str
 
 
 def write_data(folder: pathlib.Path) -> None:
@@ -57,7 +67,7 @@ def write_data(folder: pathlib.Path) -> None:
 
 
 def start(folder: pathlib.Path, resume: bool = False, file_size: int | None = None) -> Child:
-    """Begin a run that saves after each epoch; its output goes to the file FOLDER.log."""
+    """Begin a run that saves after each epoch."""
     options = script.Options(
         data_dir=folder.parent / "data",
         sizes=(12, 16, 3),
@@ -66,7 +76,8 @@ def start(folder: pathlib.Path, resume: bool = False, file_size: int | None = No
         run_dir=folder,
         resume=resume,
     )
-    events, announce = os.pipe()
+    (events, announce), (output, log) = os.pipe(), os.pipe()
+    fcntl.fcntl(log, fcntl.F_SETPIPE_SZ, 1 << 20)  # so that nobody has to read while it is written
 
     def work():
         os.close(events)
@@ -74,10 +85,11 @@ def start(folder: pathlib.Path, resume: bool = False, file_size: int | None = No
         if file_size is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
-        script.main(options)
+        script.run(options)
 
-    child = Child(fork(work, folder.with_suffix(".log")), events)
+    child = Child(fork(work, log), events, output)
     os.close(announce)
+    os.close(log)
     return child
 
 
@@ -98,8 +110,8 @@ def tell(announce: int) -> None:
     script.listen, script.saving.save = listening, told
 
 
-def fork(work: Callable[[], None], log: pathlib.Path) -> int:
-    """Run work in a child process, its output in the file log; its process id."""
+def fork(work: Callable[[], None], log: int) -> int:
+    """Run work in a child process, its output written to log; its process id."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of threads that imports have started and left asleep
         child = os.fork()
@@ -107,32 +119,31 @@ def fork(work: Callable[[], None], log: pathlib.Path) -> int:
         return child
     status = 1
     try:
-        with log.open("w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-            try:
-                work()
-                status = 0
-            except SystemExit as stop:
-                status = stop.code if isinstance(stop.code, int) else 1
-                print(stop)
-            except KeyboardInterrupt:
-                status = 128 + signal.SIGINT  # what Python's own end by it looks like to a shell
-            except BaseException as error:
-                print(f"{type(error).__name__}: {error}")
-            with contextlib.suppress(OSError):
-                sys.stdout.flush()
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        work()
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1
+        print(stop)
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT  # what Python's own end by it looks like to a shell
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}")
     finally:
+        sys.stdout.flush()
         os._exit(status)
 
 
-def wait(child: Child) -> tuple[int, bytes]:
-    """(status, events): what is left to read of the events, and how it ended."""
-    events = b""
-    while new := os.read(child.events, 4096):
-        events += new
-    os.close(child.events)
-    return os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]), events
+def read(pipe: int) -> bytes:
+    """All that is still to come from a pipe."""
+    with os.fdopen(pipe, "rb") as file:
+        return file.read()
+
+
+def wait(child: Child) -> End:
+    events, output = read(child.events), read(child.output).decode()
+    return End(os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1]), events, output)
 
 
 def digest(folder: pathlib.Path) -> str | None:
@@ -146,12 +157,11 @@ def sealed(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def finish(folder: pathlib.Path, expected: str) -> str | None:
     """Resume, or begin where nothing was saved yet; what went wrong, or None."""
-    status, _ = wait(start(folder, resume=bool(sealed(folder))))
-    log = folder.with_suffix(".log").read_text()
-    if status:
-        return f"resumed with status {status}: {log[-300:]}"
-    if "warning" in log or "bit for bit" in log:
-        return f"a warning: {log[-300:]}"
+    end = wait(start(folder, resume=bool(sealed(folder))))
+    if end.status:
+        return f"resumed with status {end.status}: {end.output[-300:]}"
+    if "warning" in end.output:
+        return f"a warning: {end.output[-300:]}"
     if digest(folder) != expected:
         return "ended in other parameters than the undisturbed run"
     left = sorted(path.name for path in (folder / "states").iterdir())
@@ -164,14 +174,24 @@ class Undisturbed(NamedTuple):
     saving: float  # of one save
 
 
+def keep_compiled(folder: pathlib.Path) -> None:
+    script.jax.config.update("jax_compilation_cache_dir", str(folder))
+    script.jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    script.jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 def undisturbed(root: pathlib.Path) -> Undisturbed:
     if not (root / "data").exists():
         write_data(root / "data")
+        keep_compiled(root / "compiled")
+    wait(start(root / "undisturbed"))
+    shutil.rmtree(root / "undisturbed")
     begin, child, stamps = time.perf_counter(), start(root / "undisturbed"), []
     while new := os.read(child.events, 1):
         stamps.append((new, time.perf_counter()))
     seconds = time.perf_counter() - begin
-    assert wait(child)[0] == 0, (root / "undisturbed.log").read_text()
+    end = wait(child)
+    assert end.status == 0, end.output
     begins, ends = ([t for what, t in stamps if what == which] for which in (b"(", b")"))
     return Undisturbed(
         digest(root / "undisturbed"),
@@ -201,27 +221,25 @@ def interrupt(
     else:
         time.sleep(rng.uniform(0, whole.seconds))
     os.kill(child.pid, number)
-    before = sealed(folder)
-    status, events = wait(child)
-    events = seen + events
-    if status == 0:
+    end = wait(child)
+    if end.status == 0:
         return Interruption(None if digest(folder) == whole.digest else "wrong", "over")
+    events = seen + end.events
     saves = events.count(b"(") - events.count(b")")
     when = "in a save" if saves else "between saves" if b"l" in events else "before the start"
-    return Interruption(check_end(folder, number, status, events, before) or finish(
-        folder, whole.digest
-    ), when)
+    problem = unexpected(number, end, b"l" in events) or finish(folder, whole.digest)
+    return Interruption(problem, when)
 
 
-def check_end(folder: pathlib.Path, number: int, status: int, events: bytes, before: list) -> str | None:
-    """A stopped run that listened has saved, and says so; a killed one just died."""
+def unexpected(number: int, end: End, listened: bool) -> str | None:
+    """A killed run just died; a stopped one that listened has saved, and says so."""
     if number == signal.SIGKILL:
-        return None if status == -number else f"ended with {status}"
-    if b"l" not in events:
-        return None if status in (-number, 128 + number) else f"ended with {status} before listening"
-    if status != 128 + number:
-        return f"ended with {status}: {folder.with_suffix('.log').read_text()[-300:]}"
-    return None if "saved; go on" in folder.with_suffix(".log").read_text() else "did not save"
+        right = end.status == -number
+    elif listened:
+        right = end.status == 128 + number and "saved; go on" in end.output
+    else:
+        right = end.status in (-number, 128 + number)
+    return None if right else f"ended with {end.status}: {end.output[-300:]}"
 
 
 def campaign(
@@ -271,7 +289,7 @@ def stop(root: pathlib.Path, count: int, seed: int) -> Report:
     failures, figures = campaign(root, count, seed, signals, 1 / 3)
 
     def faulty():
-        with planted(script, listen=lambda: []):
+        with planted(script, listen=list):
             return faulty_campaign(root, seed, signals)
 
     return Report(failures, figures, control(faulty))
@@ -304,12 +322,11 @@ def without_room(root: pathlib.Path, whole: Undisturbed, file_size: int) -> str 
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(root / "undisturbed", folder)
     old = [path.read_bytes() for path in sealed(folder)]
-    status, _ = wait(start(folder, resume=True, file_size=file_size))
-    log = folder.with_suffix(".log").read_text()
-    if status == 0:
+    end = wait(start(folder, resume=True, file_size=file_size))
+    if end.status == 0:
         return f"a file limit of {file_size} bytes was no limit"
-    if "could not be saved: " not in log:
-        return f"the failure is not named: {log[-300:]}"
+    if "could not be saved: " not in end.output:
+        return f"the failure is not named: {end.output[-300:]}"
     if not set(old) <= {path.read_bytes() for path in sealed(folder)}:
         return "the old state is gone"
     return finish(folder, whole.digest)

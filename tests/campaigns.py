@@ -38,9 +38,7 @@ CAMPAIGNS = {
 class Options:
     """Which campaign to run, how long, and from which seed."""
 
-    campaign: tyro.conf.Positional[
-        Literal["kill", "stop", "full-disk", "damage", "idx", "fuzz"]
-    ]
+    campaign: tyro.conf.Positional[Literal["kill", "stop", "full-disk", "damage", "idx", "fuzz"]]
     count: int = 20
     """How many trials."""
     seed: int = 0
