@@ -233,7 +233,7 @@ def measure(options: Options, works: list[Work], console: Console) -> dict:
     for work in works:
         begin, own = time.perf_counter(), deep_compile(work, names)
         found = {"flops": work.flops, "steps": work.steps, "batch": work.batch}
-        found |= {"sizes": work.sizes}
+        found |= {"sizes": work.sizes, "forward_flops": work.forward_flops}
         found["gradient"] = one_gradient(work, own, rounds, options.quick)
         for rule in ("sgd", "adam"):
             found[rule] = one_epoch(work, own, rule, max(3, rounds // 3))

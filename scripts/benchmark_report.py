@@ -70,7 +70,9 @@ def one_table(name: str, work: dict, kind: str) -> tuple[str, list[str], Rows]:
     for peer, row in work[kind].items():
         low, high = row["quartiles"]
         rate = "" if peer == "forward" else f"{flops / row['seconds'] / 1e9:.0f}"
-        share = "" if peer == "forward" else f"{best / row['seconds']:.0%}"
+        share = f"{best / row['seconds']:.0%}"
+        if peer == "forward":
+            share = f"by FLOPs {work['flops'] / work['forward_flops']:.2f}"
         cells = [peer, f"{row['seconds'] * 1e3:.4g}", f"{row['ratio']:.2f}"]
         cells += [f"{low:.2f}–{high:.2f}", rate, share]
         if not epoch:

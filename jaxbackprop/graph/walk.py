@@ -15,6 +15,7 @@ from jax.extend.core import Literal
 
 from jaxbackprop.graph.lines import where
 from jaxbackprop.graph.rules import FLAT, RULES, UnsupportedPrimitive
+from jaxbackprop.graph.rules.table import fit
 
 
 class Node(NamedTuple):
@@ -147,18 +148,3 @@ def is_real(aval: Any) -> bool:
 
 def zeros(aval: Any) -> Any:
     return jnp.zeros(aval.shape, aval.dtype) if is_real(aval) else None
-
-
-def fit(contribution: Any, x: Any) -> Any:
-    """A contribution in the shape of its input: where the operand was stretched, it sums."""
-    shape = jnp.shape(x)
-    if jnp.shape(contribution) == shape:
-        return contribution
-    if shape == ():
-        return jnp.sum(contribution)
-    stretched = [
-        d for d, n in enumerate(shape) if n == 1 and jnp.shape(contribution)[d : d + 1] != (1,)
-    ]
-    if jnp.ndim(contribution) == len(shape):
-        contribution = jnp.sum(contribution, axis=tuple(stretched), keepdims=True)
-    return jnp.broadcast_to(contribution, shape)

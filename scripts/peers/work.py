@@ -23,11 +23,15 @@ class Work(NamedTuple):
     steps: int
 
     @property
-    def flops(self) -> int:
-        """Of the products of one gradient: three a layer, two for the first."""
+    def forward_flops(self) -> int:
+        """Of the products of a forward pass: W a in each layer."""
         pairs = zip(self.sizes[1:], self.sizes[:-1], strict=True)
-        products = [2 * self.batch * n * p for n, p in pairs]
-        return 3 * sum(products) - products[0]
+        return sum(2 * self.batch * n * p for n, p in pairs)
+
+    @property
+    def flops(self) -> int:
+        """Of the products of one gradient: three a layer, two for the first, which has no Wᵀ δ."""
+        return 3 * self.forward_flops - 2 * self.batch * self.sizes[0] * self.sizes[1]
 
     @property
     def network(self) -> Network:

@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbackprop.graph.rules.table import local_gradient, rule
+from jaxbackprop.graph.rules.table import fit, local_gradient, rule
 
 # --- linear: the cotangent passes as it is, or scaled ---
 
@@ -72,9 +72,10 @@ def mul(cts, outs, x, y, **params):
 
 @rule("div")
 def div(cts, outs, x, y):
-    """d(x/y) = dx / y − (x/y) dy / y."""
+    """d(x/y) = dx / y − (x/y) dy / y. Where y is stretched, as in softmax, the sum comes first: a
+    stretched 1/y would be an array as large as x."""
     (ct,), (out,) = cts, outs
-    return (lambda: ct / y, lambda: -ct * out / y)
+    return (lambda: ct / y, lambda: -fit(ct * out, y) / y)
 
 
 @rule("rem")

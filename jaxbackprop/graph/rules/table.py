@@ -9,6 +9,7 @@ does not change with the input smoothly. The walk calls only the entries that it
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 Contribution = Callable[[], Array] | None
@@ -62,3 +63,18 @@ def local_gradient(*names: str) -> Callable[[Callable[..., Sequence[Any]]], Rule
         return rule(*names)(multiply)
 
     return enter
+
+
+def fit(contribution: Any, x: Any) -> Any:
+    """A contribution in the shape of its input: where the operand was stretched, it sums."""
+    shape = jnp.shape(x)
+    if jnp.shape(contribution) == shape:
+        return contribution
+    if shape == ():
+        return jnp.sum(contribution)
+    stretched = [
+        d for d, n in enumerate(shape) if n == 1 and jnp.shape(contribution)[d : d + 1] != (1,)
+    ]
+    if jnp.ndim(contribution) == len(shape):
+        contribution = jnp.sum(contribution, axis=tuple(stretched), keepdims=True)
+    return jnp.broadcast_to(contribution, shape)
