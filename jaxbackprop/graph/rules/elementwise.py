@@ -72,10 +72,16 @@ def mul(cts, outs, x, y, **params):
 
 @rule("div")
 def div(cts, outs, x, y):
-    """d(x/y) = dx / y − (x/y) dy / y. Where y is stretched, as in softmax, the sum comes first: a
-    stretched 1/y would be an array as large as x."""
+    """d(x/y) = dx / y − (x/y) dy / y."""
     (ct,), (out,) = cts, outs
-    return (lambda: ct / y, lambda: -fit(ct * out, y) / y)
+
+    def by_divisor():
+        """Where y is stretched, as in softmax, the sum comes before the division: a stretched 1/y
+        would be an array as large as x."""
+        product = ct * out
+        return -(fit(product, y) if jnp.ndim(y) else product) / y
+
+    return (lambda: ct / y, by_divisor)
 
 
 @rule("rem")
