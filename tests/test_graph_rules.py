@@ -367,3 +367,14 @@ def test_nextafter_follows_its_first_argument():
     x, y = pullback(jnp.ones(4))
     assert np.array_equal(x, np.ones(4))
     assert not np.any(y)
+
+
+def test_a_stretched_divisor_collects_from_all_that_it_divides():
+    """By x: ct / y. By y: Σ −ct x / y², over the row that the entry of y divides."""
+    x, y = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[2.0], [4.0]])
+    out, pullback = vjp(lambda x, y: x / y, x, y)
+    by_x, by_y = pullback(jnp.ones_like(out))
+    np.testing.assert_allclose(by_x, [[1 / 2, 1 / 2], [1 / 4, 1 / 4]])
+    np.testing.assert_allclose(by_y, [[-3 / 4], [-7 / 16]])
+    _, pullback = vjp(lambda y: x / y, jnp.float32(2))
+    np.testing.assert_allclose(pullback(jnp.ones_like(out))[0], -10 / 4)
