@@ -5,7 +5,7 @@ Two wings, which check each other: the four equations for dense networks (`Netwo
 JAX function (`grad`, `value_and_grad`, `vjp`, `inspect`).
 """
 
-from jaxbackprop import check, equations, flow, per_example
+from jaxbackprop import check, checkpoint, equations, flow, per_example
 from jaxbackprop.backprop import Backward, backprop, backward
 from jaxbackprop.graph import (
     Inspection,
@@ -36,6 +36,7 @@ __all__ = [
     "backprop",
     "backward",
     "check",
+    "checkpoint",
     "equations",
     "flow",
     "forward",

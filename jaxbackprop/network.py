@@ -79,6 +79,12 @@ class Network:
         return LOSSES[self.loss]
 
 
+def widths(sizes: Sequence[int]) -> str:
+    """The sizes in words, runs of equal ones counted: "784, 200 × 256, 10"."""
+    runs = [(width, len(list(run))) for width, run in itertools.groupby(sizes)]
+    return ", ".join(f"{n} × {width}" if n > 1 else f"{width}" for width, n in runs)
+
+
 def _named(field: str, name: object, table: dict[str, T]) -> T:
     """table[name], or a ValueError that suggests the nearest name."""
     if isinstance(name, str) and name in table:
@@ -237,7 +243,7 @@ def check_params(network: Network, params: Params) -> None:
                 if array.shape != (*lead, n, last):
                     raise ValueError(
                         f"params[{k}].{name} has shape {array.shape}, expected "
-                        f"{(*lead, n, last)} for layer {of} of sizes {network.sizes}"
+                        f"{(*lead, n, last)} for layer {of} of sizes ({widths(network.sizes)})"
                     )
                 if array.dtype != dtype:
                     raise ValueError(

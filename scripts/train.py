@@ -4,6 +4,7 @@
     python scripts/train.py --data-dir ~/mnist               MNIST, Fashion-MNIST: any IDX folder
     python scripts/train.py --hidden tanh --optimizer sgd --learning-rate 0.5
     python scripts/train.py --gradient automatic             jax.grad in place of the four equations
+    python scripts/train.py --sizes 64 $(yes 128 | head -200) 10 --checkpoint 1MiB
     python scripts/train.py --run-dir runs/a --save-every 5  save; then, after whatever happened:
     python scripts/train.py --run-dir runs/a --save-every 5 --resume
 
@@ -12,10 +13,12 @@ run after the steps at hand, saved; a second one ends it at once.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -31,12 +34,13 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxbackprop import Network, data, flow, plots, saving, train
+from jaxbackprop import Network, checkpoint, data, flow, plots, saving, train
 from jaxbackprop.backprop import backprop
 from jaxbackprop.network import Params
 
 STEPS_AT_ONCE = 500  # between two looks at whether a signal has come
 Rows = tuple[jax.Array, jax.Array]
+UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +69,8 @@ class Options:
     """Decides the initial weights and the order of the data."""
     gradient: Literal["manual", "automatic"] = "manual"
     """The four equations, or jax.grad."""
+    checkpoint: str | None = None
+    """Less memory: "every:12" keeps every 12th activation, "16MiB" what fits that many bytes."""
     flow: bool = False
     """Draw gradients, errors, steps and dead units of each layer by epoch."""
     run_dir: Path | None = None
@@ -80,8 +86,10 @@ class Options:
                 raise ValueError(f"--{name} is {getattr(self, name)}, expected at least 1")
         if self.save_every < 0:
             raise ValueError(f"--save-every is {self.save_every}, expected at least 0")
-        if self.flow and self.gradient != "manual":
-            raise ValueError("--flow looks at δ, which only --gradient manual has")
+        if self.flow and (self.gradient != "manual" or self.checkpoint):
+            raise ValueError("--flow looks at every δ: it needs --gradient manual, no --checkpoint")
+        if self.checkpoint and self.gradient != "manual":
+            raise ValueError("--checkpoint needs --gradient manual")
         if self.resume and self.run_dir is None:
             raise ValueError("--resume needs --run-dir, the folder of the run to go on with")
 
@@ -97,6 +105,26 @@ def make_optimizer(name: str, learning_rate: float) -> optax.GradientTransformat
     except (TypeError, AttributeError):
         raise ValueError(f"--optimizer {name}: optax has no optimizer of that name") from None
     return optimizer
+
+
+def make_gradient(options: Options) -> train.Gradient:
+    """The function that --gradient and --checkpoint describe."""
+    if options.gradient == "automatic":
+        return train.automatic
+    if options.checkpoint is None:
+        return backprop
+    every = re.fullmatch(r"every:(\d+)", options.checkpoint)
+    room = re.fullmatch(r"([\d.]+) *([KMG]i?)?B?", options.checkpoint)
+    if every:
+        strategy = checkpoint.every(int(every[1]))
+    elif room:
+        scale = UNITS[room[2] or ""]
+        strategy = checkpoint.within(int(float(room[1]) * scale))
+    else:
+        raise ValueError(
+            f"--checkpoint is {options.checkpoint!r}, expected every:K or a number of bytes (16MiB)"
+        )
+    return functools.partial(backprop, checkpoint=strategy)
 
 
 def load(options: Options) -> tuple[Network, tuple[data.Split, data.Split]]:
@@ -149,7 +177,7 @@ def main(options: Options) -> None:
     network, splits = load(options)
     optimizer = make_optimizer(options.optimizer, options.learning_rate)
     rows, test_rows = (to_device(split, network.sizes[-1]) for split in splits)
-    gradient = {"manual": backprop, "automatic": train.automatic}[options.gradient]
+    gradient = make_gradient(options)
     folder = options.run_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     states, description = folder / "states", describe(options, network)
     state = train.start(network, optimizer, jax.random.key(options.seed))

@@ -38,6 +38,45 @@ def test_manual_and_automatic_runs_end_within_rounding(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_a_checkpointed_run_ends_within_rounding_of_the_plain_one(tmp_path):
+    losses = []
+    for options in ([], ["--checkpoint", "every:2"], ["--checkpoint", "64KiB"]):
+        sizes = ("--sizes", 64, 32, 32, 32, 32, 10)
+        done = run("train.py", *sizes, *options, "--epochs", 2, "--run-dir", tmp_path)
+        assert done.returncode == 0, done.stderr
+        losses.append(json.loads((tmp_path / "metrics.json").read_text())["history"]["loss"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_run_draws_its_gradient_flow(tmp_path):
+    done = run("train.py", "--flow", "--epochs", 2, "--run-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "gradient_flow.png").read_bytes().startswith(b"\x89PNG")
+    flow = json.loads((tmp_path / "metrics.json").read_text())["history"]["flow"]
+    assert [len(epoch["weights"]) for epoch in flow] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "says"),
+    [
+        ("feedback_alignment.py", ["--epochs", 2, "--hidden", 8], "feedback alignment"),
+        ("per_example_benchmark.py", ["--sizes", 8, 8, 4, "--batch", 4, "--rounds", 1], "vmap"),
+        (
+            "checkpoint_tradeoff.py",
+            ["--depth", 20, "--width", 8, "--batch", 64, "--rounds", 1, "--no-bars"],
+            "every(4)",
+        ),
+    ],
+)
+def test_the_scripts_that_measure_run(script, options, says, tmp_path):
+    out = [] if "benchmark" in script else ["--out", tmp_path / "figure.png"]
+    done = run(script, *options, *out)
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout
+    assert not out or out[1].read_bytes().startswith(b"\x89PNG")
+
+
 def test_trains_on_a_folder_of_idx_files(tmp_path):
     write_folder(tmp_path)
     done = run(
@@ -57,6 +96,10 @@ def test_trains_on_a_folder_of_idx_files(tmp_path):
         (["--batch", "0"], "--batch is 0"),
         (["--data-dir", "/nowhere"], "/nowhere has no train-images"),
         (["--optimizer", "sgd", "--learning-rate", "1e30"], "is not finite"),
+        (["--checkpoint", "12"], "no plan for (64, 128, 10), batch 32, float32 fits 12 bytes"),
+        (["--checkpoint", "every:0"], "expected a whole number ≥ 1"),
+        (["--checkpoint", "some"], "expected every:K or a number of bytes"),
+        (["--flow", "--gradient", "automatic"], "--flow looks at every δ"),
     ],
 )
 def test_a_run_that_cannot_be_ends_in_one_sentence(options, message, tmp_path):

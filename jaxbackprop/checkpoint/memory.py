@@ -9,7 +9,7 @@ states until it is written: then less is needed than is predicted here.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from jaxbackprop.checkpoint.schedule import Schedule, held, slots
+from jaxbackprop.checkpoint.schedule import Schedule, held
 
 
 class Chain(NamedTuple):
@@ -58,9 +58,9 @@ class Memory(NamedTuple):
     down: int
 
 
-def stack_memory(state: int, weights: int, schedule: Schedule, both: bool) -> Memory:
+def stack_memory(state: int, weights: int, slots: int, both: bool) -> Memory:
     """A stack of equal layers: all slots at once; δ, the state in hand, a product, slices of W."""
-    kept = max(slots(schedule), 1) * state
+    kept = max(slots, 1) * state
     visit = (3 + both) * state + weights
     turn = (2 + both) * state + 2 * weights
     return Memory(kept + visit - state, kept + state, kept + max(visit, turn))

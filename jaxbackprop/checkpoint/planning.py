@@ -1,26 +1,39 @@
 """The plan: what is kept when, what it costs, what it needs; the best one for a number of bytes."""
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
 from jaxbackprop.checkpoint.memory import Chain, Memory, peak, plain_memory, stack_memory
-from jaxbackprop.checkpoint.run import depths_of, pieces
-from jaxbackprop.checkpoint.schedule import (
-    Schedule,
-    advances,
-)
-from jaxbackprop.network import Network, Params, init
+from jaxbackprop.checkpoint.run import depths_of, pieces, run
+from jaxbackprop.checkpoint.schedule import Schedule, advances, binomial, segments, slots, steps
+from jaxbackprop.checkpoint.unequal import frontier, unequal
+from jaxbackprop.network import Network, Params, init, widths
 
 MIB = 2**20
 
 
-class Shape(NamedTuple):
+class Piece(NamedTuple):
+    """A stack, or a run of plain layers: `layers` of them after the first `before` ones.
+
+    A schedule of it has `length` visits: one more than it has layers where another piece follows,
+    whose input is its last state.
+    """
+
+    before: int
+    layers: int
+    stacked: bool
+    length: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
     """What a plan depends on: the network, how its parameters are stacked, batch and dtype."""
 
     network: Network
@@ -28,43 +41,37 @@ class Shape(NamedTuple):
     batch: int
     dtype: str
 
+    def __str__(self) -> str:
+        return f"({widths(self.network.sizes)}), batch {self.batch}, {self.dtype}"
+
     @property
-    def chains(self) -> list[tuple[int, int, bool]]:
-        """(first layer, layers, stacked) of each piece."""
+    def pieces(self) -> list[Piece]:
         counts = [depth or 1 for depth in self.depths]
-        return [
-            (sum(counts[:first]), sum(counts[first:end]), self.depths[first] > 0)
-            for first, end in pieces(self.depths)
-        ]
+        found = []
+        for first, end in pieces(self.depths):
+            before, layers = sum(counts[:first]), sum(counts[first:end])
+            follows = before + layers < self.network.depth
+            found.append(Piece(before, layers, self.depths[first] > 0, layers + follows))
+        return found
 
-    @property
-    def lengths(self) -> list[int]:
-        """How many visits a schedule of each piece has."""
-        return [l + n + (l + n < self.network.depth) - l for l, n, _ in self.chains]
-
-    def chain(self, first: int, layers: int) -> Chain:
-        """The bytes of a run of layers after `first`."""
-        n = self.network.sizes[first : first + layers + 1]
+    def chain(self, piece: Piece) -> Chain:
+        """The bytes of its states and weights."""
+        n = self.network.sizes[piece.before : piece.before + piece.layers + 1]
         item = jnp.dtype(self.dtype).itemsize
         return Chain(
             tuple(width * self.batch * item for width in n),
             tuple(width * before * item for before, width in itertools.pairwise(n)),
-            at_x=first == 0,
-            last=first + layers == self.network.depth,
+            at_x=piece.before == 0,
+            last=piece.length == piece.layers,
             both=not self.network.sigma(0).from_a,
         )
 
-    def memory(self, schedules: Sequence[Schedule]) -> list[Memory]:
-        """The bytes of each piece under its schedule."""
-        found = []
-        for (first, layers, stacked), schedule in zip(self.chains, schedules, strict=True):
-            chain = self.chain(first, layers)
-            if stacked:
-                both = chain.both
-                found.append(stack_memory(chain.states[-1], chain.weights[-1], schedule, both))
-            else:
-                found.append(plain_memory(chain, schedule))
-        return found
+    def memory(self, piece: Piece, schedule: Schedule) -> Memory:
+        """What the piece needs under a schedule."""
+        chain = self.chain(piece)
+        if piece.stacked:
+            return stack_memory(chain.states[-1], chain.weights[-1], slots(schedule), chain.both)
+        return plain_memory(chain, schedule)
 
 
 def shape_of(network: Network, params: Params, batch: int) -> Shape:
@@ -72,15 +79,13 @@ def shape_of(network: Network, params: Params, batch: int) -> Shape:
     return Shape(network, depths_of(params), batch, str(params[0].W.dtype))
 
 
-def shape_for(network: Network, batch: int, dtype: DTypeLike) -> Shape:
-    """The shape of the parameters that `init` returns."""
-    params = jax.eval_shape(lambda: init(network, jax.random.key(0), dtype))
-    return shape_of(network, params, batch)
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A schedule for each piece of a network, with its cost. Printing it tells all."""
+    """A schedule for each piece of a network, with its cost.
+
+    Printing it compiles the gradient, to show the bytes that were predicted beside those that the
+    program reports: it takes seconds.
+    """
 
     shape: Shape
     schedules: tuple[Schedule, ...]
@@ -98,4 +103,142 @@ class Plan:
     @property
     def bytes(self) -> int:
         """The predicted peak of temporary memory."""
-        return peak(self.shape.memory(self.schedules))
+        pairs = zip(self.shape.pieces, self.schedules, strict=True)
+        return peak([self.shape.memory(piece, schedule) for piece, schedule in pairs])
+
+    @functools.cached_property
+    def compiled_bytes(self) -> int:
+        """The temporary memory that the compiled gradient reports."""
+        shape = self.shape
+        params = jax.eval_shape(lambda: init(shape.network, jax.random.key(0), shape.dtype))
+        x, y = (
+            jax.ShapeDtypeStruct((shape.network.sizes[l], shape.batch), shape.dtype)
+            for l in (0, -1)
+        )
+        gradient = jax.jit(run, static_argnums=(0, 1))
+        program = gradient.lower(shape.network, self.schedules, params, x, y).compile()
+        return cast(Any, program.memory_analysis()).temp_size_in_bytes
+
+    def __str__(self) -> str:
+        shape, lines = self.shape, []
+        lines.append(f"{shape}")
+        for piece, schedule in zip(shape.pieces, self.schedules, strict=True):
+            first, last = piece.before + 1, piece.before + piece.layers
+            which = f"layers {first} to {last}" if piece.layers > 1 else f"layer {first}"
+            again = advances(schedule) - len(schedule) + 1
+            kept = ", ".join(str(piece.before + state) for state in schedule[0].keep)
+            lines.append(
+                f"{which}: up to {slots(schedule)} activations kept, {again} layers evaluated again"
+            )
+            if schedule[0].keep:
+                lines.append(f"  on the way up: of layers {_shortened(kept)}")
+        lines.append(
+            f"{self.evaluations} layer evaluations, {self.factor:.2f} forward passes; "
+            f"temporary memory {self.bytes / MIB:.2f} MiB predicted, "
+            f"{self.compiled_bytes / MIB:.2f} MiB compiled for {jax.default_backend()}"
+        )
+        return "\n".join(lines)
+
+
+def _shortened(text: str, width: int = 70) -> str:
+    return text if len(text) <= width else f"{text[: width - 20]} … {text[-16:]}"
+
+
+def every_plan(shape: Shape, k: int) -> Plan:
+    """Every k-th activation of each piece kept, and its input."""
+    return Plan(shape, tuple(segments(piece.length, k) for piece in shape.pieces))
+
+
+class Option(NamedTuple):
+    """What a piece can be had for: its memory, its advances, and how to get the schedule."""
+
+    memory: Memory
+    advances: int
+    schedule: Callable[[], Schedule]
+
+
+def _options(shape: Shape, piece: Piece) -> list[Option]:
+    """The schedules worth considering: binomial ones for a stack, the frontier for plain layers."""
+    chain, d = shape.chain(piece), piece.length
+    if piece.stacked:
+        state, weights = chain.states[-1], chain.weights[-1]
+        return [
+            Option(
+                stack_memory(state, weights, min(m, d) - 1, chain.both),
+                steps(d, m),
+                functools.partial(binomial, d, m),
+            )
+            for m in range(1, d + 1)
+        ]
+    found = [segments(d, d)]
+    if piece.layers > 1 and d == piece.layers:
+        points = frontier(chain)[0, d, False]
+        found += [plan for point in points if (plan := unequal(chain, point.bytes))]
+    elif piece.layers > 1:
+        found += [binomial(d, m) for m in range(1, d + 1)]
+    return [
+        Option(
+            shape.memory(piece, schedule), advances(schedule), lambda schedule=schedule: schedule
+        )
+        for schedule in found
+    ]
+
+
+class _Partial(NamedTuple):
+    """The choices for the first pieces: what they keep, and what they cost."""
+
+    kept: int
+    advances: int
+    chosen: tuple[Option, ...]
+
+
+def best(shape: Shape, room: int) -> Plan | None:
+    """The plan with the fewest layer evaluations in `room` bytes; None where there is none."""
+    ways = [_Partial(0, 0, ())]
+    for piece in shape.pieces:
+        longer = [
+            _Partial(
+                way.kept + option.memory.kept, way.advances + option.advances, (*way.chosen, option)
+            )
+            for way in ways
+            for option in _options(shape, piece)
+            if way.kept + max(option.memory.up, option.memory.down) <= room
+        ]
+        ways = []
+        for way in sorted(longer, key=lambda way: (way.kept, way.advances)):
+            if not ways or way.advances < ways[-1].advances:
+                ways.append(way)
+    if not ways:
+        return None
+    return Plan(shape, tuple(option.schedule() for option in ways[-1].chosen))
+
+
+@functools.lru_cache(maxsize=64)
+def best_plan(shape: Shape, room: int) -> Plan:
+    """`best`, or a ValueError that names the least number of bytes that has a plan."""
+    plan = best(shape, room)
+    if plan is not None:
+        return plan
+    low, high = room, every_plan(shape, shape.network.depth).bytes
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if best(shape, middle) else (middle, high)
+    raise ValueError(
+        f"no plan for {shape} fits {room} bytes: the least that one needs is {high} "
+        f"({high / MIB:.2f} MiB)"
+    )
+
+
+def plan(network: Network, batch: int, dtype: DTypeLike, bytes: int) -> Plan:
+    """The exact gradient with the fewest layer evaluations in so many bytes of temporary memory.
+
+    For parameters as `init` returns them. The bytes are those beside the parameters, x, y and the
+    gradients. In a stack the schedule is binomial (Griewank and Walther, 2000), in plain layers the
+    dynamic programme's (Beaumont et al., 2019).
+
+    Raises ValueError where no plan is small enough, and names the least number of bytes that is.
+    """
+    if batch < 1:
+        raise ValueError(f"batch is {batch}, expected at least 1")
+    params = jax.eval_shape(lambda: init(network, jax.random.key(0), dtype))
+    return best_plan(shape_of(network, params, batch), int(bytes))

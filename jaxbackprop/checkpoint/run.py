@@ -39,8 +39,8 @@ from jaxbackprop.network import (
 
 # Legend: n neurons of a layer, p of the previous one, m examples, depth layers of a stack.
 
-State = Float[Array, "n m"]
-Slots = Float[Array, "slots n m"]
+State = Float[Array, "_ m"]
+Slots = Float[Array, "_ _ m"]
 Index = Int[Array, ""] | Int[np.ndarray, ""] | np.integer
 
 
