@@ -158,7 +158,7 @@ def run(
 
     def advance(state, rows):
         x, y = jnp.take(inputs, rows, axis=0).T, jnp.take(targets, rows, axis=0).T
-        return update(network, optimizer, state, x, y, gradient)
+        return update(network, optimizer, state, x, y, gradient, observe)
 
     return jax.lax.scan(advance, state, rows)
 
