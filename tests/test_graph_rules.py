@@ -99,6 +99,8 @@ CASES = {
         draw(2, 5, 5, 4),
         draw(3, 3, 2, 6),
     ),
+    "split": (lambda x: lax.split(x, (1, 3), 1), draw(2, 4)),
+    "copy": (jnp.copy, draw(3)),
     "slice": (lambda x: lax.slice(x, (1, 0), (6, 3), (2, 1)), draw(7, 3)),
     "slice, empty": (lambda x: x[2:2], draw(4)),
     "dynamic_slice": (lambda x: lax.dynamic_slice(x, (1, 2), (2, 2)), draw(4, 5)),
@@ -199,6 +201,35 @@ def same(ours, jaxs):
 def test_a_rule_gives_what_jax_gives(name):
     f, *primals = CASES[name]
     assert same(gradients(vjp, f, *primals), gradients(jax.vjp, f, *primals))
+
+
+SICK = jnp.array([1.0, 3, jnp.nan, 2, 2, 5, -1, jnp.nan])
+WITH_NAN = {
+    "max": jnp.max,
+    "min": jnp.min,
+    "prod": jnp.prod,
+    "std": jnp.std,
+    "logsumexp": jax.nn.logsumexp,
+    "window max": pool(*MAX, (3,), (1,), "SAME"),
+    "window min": pool(*MIN, (2,), (2,), "VALID"),
+    "window sum": pool(0, lax.add, (2,), (2,), "VALID"),
+    "cummax": lax.cummax,
+    "cumsum": lax.cumsum,
+    "cumprod": lax.cumprod,
+    "cumlogsumexp": lax.cumlogsumexp,
+    "sort": lax.sort,
+    "top_k": lambda x: lax.top_k(x, 3)[0],
+    "maximum": lambda x: jnp.maximum(x, 2),
+    "clip": lambda x: jnp.clip(x, 0, 2),
+    "abs": jnp.abs,
+    "relu": jax.nn.relu,
+}
+
+
+@pytest.mark.parametrize("name", WITH_NAN)
+def test_nan_in_the_input_is_nan_in_the_same_places_as_in_jax(name):
+    f = WITH_NAN[name]
+    assert g4(gradients(vjp, f, SICK), gradients(jax.vjp, f, SICK))
 
 
 def test_cumlogsumexp_of_large_numbers_is_as_near_the_truth_as_jax(x64):

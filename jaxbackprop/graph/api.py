@@ -30,10 +30,8 @@ def value_and_grad(
     """As `grad`, and the value besides: (value, gradient), or ((value, aux), gradient)."""
 
     def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
-        chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        chosen = places(argnums, args)
         primals = tuple(args[i] for i in chosen)
-        for i, primal in zip(chosen, primals, strict=True):
-            check_real(f"argument {i}", primal)
 
         def of_chosen(*primals):
             full = list(args)
@@ -42,6 +40,11 @@ def value_and_grad(
             return f(*full, **kwargs)
 
         out, pullback = _vjp(of_chosen, primals)
+        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+            raise TypeError(
+                f"has_aux=True is for a function that returns a pair (value, aux), "
+                f"but the output is {jax.tree.structure(out)}"
+            )
         value = out[0] if has_aux else out
         check_scalar(value)
         seed = jnp.ones((), value.dtype)
@@ -110,14 +113,22 @@ def _gradient(leaf: jax.Array, ct: Any) -> Any:
     return jnp.zeros_like(leaf) if ct is None else ct
 
 
-def check_real(name: str, primal: Any) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(primal):
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise TypeError(
-                f"grad requires real inputs (of a floating dtype), but "
-                f"{name}{jax.tree_util.keystr(path)} is {dtype}"
-            )
+def places(argnums: int | Sequence[int], args: Sequence) -> tuple[int, ...]:
+    """The places in args to differentiate by; TypeError unless real arrays stand there."""
+    chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    for i in chosen:
+        if not -len(args) <= i < len(args):
+            given = f"{len(args)} positional argument{'' if len(args) == 1 else 's'}"
+            raise TypeError(f"{argnums=} asks for argument {i}, but the call has {given}")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(args[i]):
+            known = isinstance(leaf, (int, float, complex)) or hasattr(leaf, "dtype")
+            kind = jnp.result_type(leaf) if known else type(leaf).__name__
+            if not (known and jnp.issubdtype(kind, jnp.floating)):
+                raise TypeError(
+                    f"grad requires real inputs (of a floating dtype), but "
+                    f"argument {i}{jax.tree_util.keystr(path)} is {kind}"
+                )
+    return chosen
 
 
 def check_scalar(value: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxbackprop.graph import drawing, report
-from jaxbackprop.graph.api import check_real, check_scalar
+from jaxbackprop.graph.api import check_scalar, places
 from jaxbackprop.graph.lines import Line
 from jaxbackprop.graph.origin import Origin, origin
 from jaxbackprop.graph.records import Record, records
@@ -109,11 +109,9 @@ def inspect(f: Callable, argnums: int | Sequence[int] = 0) -> Callable[..., Insp
     """
 
     def inspected(*args: Any, **kwargs: Any) -> Inspection:
-        chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+        chosen = places(argnums, args)
         names = _names(f, args)
         primals = tuple(args[i] for i in chosen)
-        for i, primal in zip(chosen, primals, strict=True):
-            check_real(f"argument {i}", primal)
         _check_concrete((args, kwargs))
 
         def of_chosen(*primals):

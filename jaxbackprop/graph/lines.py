@@ -60,6 +60,6 @@ def innermost(lines: Sequence[Line]) -> Line | None:
     return next(iter(users or lines), None)
 
 
-def where(equation: Any) -> str:
+def where(equations: Sequence[Any]) -> str:
     """file:line of the innermost line of the user's code, for an error message."""
-    return str(innermost(stack([equation])) or "source unknown")
+    return str(innermost(stack(equations)) or "source unknown")

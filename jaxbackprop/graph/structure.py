@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxbackprop.graph.lines import where
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.walk import (
     STRUCTURE,
@@ -132,8 +131,8 @@ def while_loop(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
 
     def pull(cts):
         raise UnsupportedPrimitive(
-            f"a 'while' with a number of steps known only at run time has no reverse "
-            f"({where(equation)}): use a scan or a fori_loop with static bounds"
+            "a 'while' with a number of steps known only at run time has no reverse: "
+            "use a scan or a fori_loop with static bounds"
         )
 
     return evaluate(equation, inputs), pull

@@ -139,7 +139,7 @@ def _elementary(log: Log, equation: Any, inputs: list[Value], at: Place) -> list
         values = [Value(array) for array in evaluate(equation, arrays)]
         log.steps.append(Step(at, inputs, values, inputs))
         return values
-    outputs, pull = record(equation, arrays, flags)
+    outputs, pull = record(equation, arrays, flags, at.equations[:-1])
     tangent = any(v.tangent for v in inputs)
     return _enter(log, at, inputs, [Value(o, is_real(o), tangent) for o in outputs], pull)
 

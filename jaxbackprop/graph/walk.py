@@ -7,13 +7,13 @@ output is multiplied by the local gradients (:mod:`jaxbackprop.graph.rules`), an
 is used several times its contributions are summed: the sum over paths.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax.extend.core import Literal
 
-from jaxbackprop.graph.lines import where
 from jaxbackprop.graph.rules import FLAT, RULES, UnsupportedPrimitive
 from jaxbackprop.graph.rules.table import fit
 
@@ -107,16 +107,39 @@ def backward(tape: Tape, cts: Sequence, observe: Callable | None = None) -> list
     return [cotangents.by_variable.get(v) for v in tape.jaxpr.invars]
 
 
-def record(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
-    """Evaluate one equation, and say how its cotangents are pulled back."""
+def record(
+    equation: Any, inputs: list, active: list[bool], around: Sequence = ()
+) -> tuple[list, Callable]:
+    """Evaluate one equation, and say how its cotangents are pulled back.
+
+    What it refuses, on either way, is told with the lines of the equation and of those `around` it.
+    """
+    with _located((*around, equation)):
+        outputs, pull = STRUCTURE.get(equation.primitive.name, _by_rule)(equation, inputs, active)
+
+    def located_pull(cts):
+        with _located((*around, equation)):
+            return pull(cts)
+
+    return outputs, located_pull
+
+
+@contextlib.contextmanager
+def _located(equations: tuple) -> Iterator[None]:
+    try:
+        yield
+    except UnsupportedPrimitive as error:
+        error.equations = (*equations, *error.equations)
+        raise
+
+
+def _by_rule(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     name = equation.primitive.name
-    if name in STRUCTURE:
-        return STRUCTURE[name](equation, inputs, active)
     if name not in RULES:
-        raise UnsupportedPrimitive(f"no rule for the primitive '{name}' ({where(equation)})")
+        raise UnsupportedPrimitive(f"no rule for the primitive '{name}'")
     for v in (*equation.invars, *equation.outvars):
         if jnp.issubdtype(v.aval.dtype, jnp.complexfloating):
-            raise UnsupportedPrimitive(f"'{name}' has complex numbers ({where(equation)})")
+            raise UnsupportedPrimitive(f"'{name}' has complex numbers")
     outputs = evaluate(equation, inputs)
 
     def pull(cts):

@@ -12,6 +12,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxbackprop.graph.lines import where
+
 Contribution = Callable[[], Array] | None
 Rule = Callable[..., Sequence[Contribution]]
 
@@ -30,7 +32,17 @@ FLAT = frozenset(COMPARISONS | LOGIC | STEPS | RANDOM | CONSTANTS)
 
 
 class UnsupportedPrimitive(NotImplementedError):
-    """The graph has an operation that no rule covers: it is named, never taken for zero."""
+    """The graph has an operation that no rule covers: it is named, never taken for zero.
+
+    The walk adds the equations that it stands in, outermost first: their lines say where.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.equations: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} ({where(self.equations)})"
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:
