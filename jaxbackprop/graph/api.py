@@ -40,7 +40,8 @@ def value_and_grad(
             return f(*full, **kwargs)
 
         out, pullback = _vjp(of_chosen, primals)
-        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+        is_pair = isinstance(out, tuple) and len(out) == 2
+        if has_aux and not is_pair:
             raise TypeError(
                 f"has_aux=True is for a function that returns a pair (value, aux), "
                 f"but the output is {jax.tree.structure(out)}"
