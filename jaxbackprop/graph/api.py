@@ -40,12 +40,8 @@ def value_and_grad(
             return f(*full, **kwargs)
 
         out, pullback = _vjp(of_chosen, primals)
-        is_pair = isinstance(out, tuple) and len(out) == 2
-        if has_aux and not is_pair:
-            raise TypeError(
-                f"has_aux=True is for a function that returns a pair (value, aux), "
-                f"but the output is {jax.tree.structure(out)}"
-            )
+        if has_aux:
+            check_pair(out)
         value = out[0] if has_aux else out
         check_scalar(value)
         seed = jnp.ones((), value.dtype)
@@ -130,6 +126,14 @@ def places(argnums: int | Sequence[int], args: Sequence) -> tuple[int, ...]:
                     f"argument {i}{jax.tree_util.keystr(path)} is {kind}"
                 )
     return chosen
+
+
+def check_pair(out: Any) -> None:
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise TypeError(
+            f"has_aux=True is for a function that returns a pair (value, aux), "
+            f"but the output is {jax.tree.structure(out)}"
+        )
 
 
 def check_scalar(value: Any) -> None:
