@@ -182,19 +182,22 @@ def scaling(rounds: int) -> dict:
     curves = {}
     for axis, values in SCALING.items():
         rows = {name: {"seconds": [], "bytes": []} for name in ("jaxbackprop", "jax.grad")}
+        flops, activations = [], []
         for value in values:
             at = {"width": 256, "depth": 4, "batch": 256} | {axis: value}
             if axis == "depth":
                 at |= {"width": 128, "batch": 64}
             sizes = (at["width"],) * (at["depth"] + 1)
             work = Work("", sizes, "tanh", at["batch"], 1)
+            flops.append(work.flops)
+            activations.append(4 * at["width"] * at["depth"] * at["batch"])
             material = peers.material(work, work.batch)
             runs = {name: PEERS[name][1](work, *material) for name in rows}
             times = interleave({name: run.call for name, run in runs.items()}, rounds)
             for name, row in rows.items():
                 row["seconds"].append(float(np.median(times[name])))
                 row["bytes"].append(runs[name].temporary_bytes)
-        curves[axis] = {"values": values} | rows
+        curves[axis] = {"values": values, "flops": flops, "activations": activations} | rows
     return curves
 
 

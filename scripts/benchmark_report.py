@@ -9,6 +9,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import NullFormatter
 from rich.console import Console
 from rich.table import Table
 
@@ -150,7 +151,7 @@ def ratios(ax: plt.Axes, works: dict, kind: str) -> None:
             label=work,
         )
     ax.axvline(1, color="black", linewidth=0.8)
-    ax.set(xscale="log", yticks=range(len(names)), yticklabels=names)
+    ax.set(xscale="log", xlim=(0.08, 3), yticks=range(len(names)), yticklabels=names)
     ticks = [0.1, 0.2, 0.5, 1, 2]
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.set_xticks([], minor=True)
@@ -175,8 +176,15 @@ def scales(ax: plt.Axes, axis: str, curve: dict) -> None:
                 color=color,
                 label=f"{peer}, {'time' if kind == 'seconds' else 'memory'}: {power:.2f}",
             )
+    last = curve["jaxbackprop"]["seconds"][-1] * 1e3 / curve["flops"][-1]  # the rate at the end
+    for on, theory, style, label in (
+        (ax, np.array(curve["flops"]) * last, "-", "FLOPs at the last rate"),
+        (right, np.array(curve["activations"]) / 2**20, "--", "one activation a layer"),
+    ):
+        on.loglog(curve["values"], theory, style, color="gray", linewidth=0.8, label=label)
+        on.yaxis.set_minor_formatter(NullFormatter())
     lines = [line for on in (ax, right) for line in on.get_lines()]
-    ax.legend(handles=lines, fontsize=7, frameon=False, title="exponents", title_fontsize=7)
+    ax.legend(handles=lines, fontsize=6, frameon=False)
     ax.set_xticks(curve["values"], [str(v) for v in curve["values"]])
     ax.set_xticks([], minor=True)
     time, memory = THEORY[axis]
