@@ -1,0 +1,153 @@
+"""What tests/test_sharding.py checks, run where jax has eight host devices: prints JSON."""
+
+import functools
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gates import g1
+
+import jaxbackprop
+from jaxbackprop import Layer, Network, backprop, init, loss, sharding
+from jaxbackprop.sharding import data_parallel, fully_sharded, tensor_parallel
+
+NETWORKS = {
+    "plain": Network((5, 16, 8, 10), "tanh", "softmax", "cross_entropy"),
+    "stack": Network((5, *[16] * 21, 8), "tanh", "sigmoid"),
+    "stack first": Network((16,) * 22, "tanh", "sigmoid"),
+}
+METHODS = {
+    "data": (data_parallel, (8, 1)),
+    "data of 1": (data_parallel, (1, 1)),
+    "full": (fully_sharded, (8, 1)),
+    "tensor": (tensor_parallel, (2, 4)),
+    "tensor alone": (tensor_parallel, (1, 8)),
+}
+COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter)(?:-start)?\(")
+ARRAY = re.compile(r"f32\[([\d,]*)\]")
+GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\])")
+
+
+def example(network, batch=16):
+    keys = jax.random.split(jax.random.key(1), 3)
+    params = tuple(Layer(layer.W, layer.b + 0.1) for layer in init(network, keys[0]))
+    x = jax.random.normal(keys[1], (network.sizes[0], batch))
+    y = jax.nn.softmax(jax.random.normal(keys[2], (network.sizes[-1], batch)), axis=0)
+    return params, x, y
+
+
+def counted(text: str) -> dict[str, int]:
+    """Bytes sent by a device, from compiled HLO: every collective, times the trips of its loop."""
+    bodies, name = {}, None
+    for line in text.splitlines():
+        if line and not line.startswith((" ", "}")) and line.rstrip().endswith("{"):
+            name = "ENTRY" if line.startswith("ENTRY") else line.split()[0].lstrip("%")
+            bodies[name] = []
+        elif name:
+            bodies[name].append(line)
+    sent = {"all-gather": 0, "reduce-scatter": 0, "all-reduce": 0}
+
+    def add(name, times):
+        for line in bodies[name]:
+            if found := COLLECTIVE.search(line):
+                shapes = ARRAY.findall(found[1])
+                numbers = sum(int(np.prod([int(d) for d in s.split(",") if d])) for s in shapes)
+                groups = GROUPS.search(line)
+                devices = len(groups[1].split(",")) if groups[1] else int(groups[2])
+                factor = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": devices}[found[2]]
+                sent[found[2]] += times * factor * 4 * numbers * (devices - 1) // devices
+            if " while(" in line:
+                trips = int(re.search(r'known_trip_count":\{"n":"(\d+)"', line)[1])
+                add(re.search(r"body=%?([\w.\-]+)", line)[1], times * trips)
+            elif called := re.search(r" call\(.*to_apply=%?([\w.\-]+)", line):
+                add(called[1], times)
+
+    add("ENTRY", 1)
+    return sent
+
+
+def compare(network, method, shape):
+    params, x, y = example(network)
+    mesh = sharding.make_mesh(*shape)
+    run = jax.jit(functools.partial(method, mesh, network))
+    ĉost, reference = jax.jit(jax.value_and_grad(loss, argnums=1))(network, params, x, y)
+    axis = {fully_sharded: "data", tensor_parallel: "model"}.get(method)
+    held = sharding.specs(mesh, params, axis) if axis else [sharding.P()] * len(params)
+    put = jax.tree.map(
+        lambda layer, spec: sharding.place(mesh, layer, spec.W if axis else spec),
+        list(params), list(held), is_leaf=lambda t: isinstance(t, Layer | sharding.P),
+    )  # fmt: skip
+    placed = tuple(put), *sharding.place(mesh, (x, y))
+    compiled = run.lower(*placed).compile()
+    cost, gradients = compiled(*placed)
+    one = jax.jit(backprop)(network, params, x, y)[1]
+    leaves = zip(jax.tree.leaves(gradients), jax.tree.leaves(one), strict=True)
+    wrong = jax.tree.map(lambda g: 8 * g, gradients)
+    return {
+        "g1": g1(gradients, reference, network.depth),
+        "sum_for_mean": g1(wrong, reference, network.depth),
+        "cost": abs(float(cost - ĉost)),
+        "bits": all(bool(jnp.all(a == b)) for a, b in leaves),
+        "counted": counted(compiled.as_text()),
+        "theory": sharding.volume(mesh, network, params, x.shape[1], method),
+    }
+
+
+def partitioned():
+    """jit and NamedSharding, no change to the equations."""
+    network = NETWORKS["stack"]
+    params, x, y = example(network)
+    mesh = sharding.make_mesh(8)
+    x, y = sharding.place(mesh, (x, y))
+    params = sharding.place(mesh, params, sharding.P())
+    gradients = jax.jit(backprop)(network, params, x, y)[1]
+    reference = jax.jit(jax.grad(loss, argnums=1))(network, params, x, y)
+    return {"g1": g1(gradients, reference, network.depth), "x": len(x.sharding.device_set)}
+
+
+def graph_wing():
+    """jaxbackprop.grad inside shard_map, of the device's own examples; the psum stands outside."""
+    network = NETWORKS["plain"]
+    params, x, y = example(network)
+    mesh = sharding.make_mesh(8)
+
+    def local(params, x, y):
+        own = jaxbackprop.grad(lambda params: loss(network, params, x, y))(params)
+        return jax.tree.map(lambda g: jax.lax.pmean(g, "data"), own)
+
+    P, examples = sharding.P, sharding.EXAMPLES
+    mapped = jax.shard_map(
+        local, mesh=mesh, in_specs=(P(), examples, examples), out_specs=P(), check_vma=False
+    )
+    reference = jax.grad(loss, argnums=1)(network, params, x, y)
+    return {"g1": g1(jax.jit(mapped)(params, x, y), reference, network.depth)}
+
+
+def refused():
+    network = NETWORKS["plain"]
+    params, x, y = example(network, batch=12)
+    messages = []
+    for call in (
+        lambda: sharding.make_mesh(9),
+        lambda: data_parallel(sharding.make_mesh(8), network, params, x, y),
+    ):
+        try:
+            call()
+            messages.append("")
+        except ValueError as error:
+            messages.append(str(error))
+    return messages
+
+
+if __name__ == "__main__":
+    found = {
+        f"{name}, {kind}": compare(network, *METHODS[kind])
+        for name, network in NETWORKS.items()
+        for kind in METHODS
+        if name == "plain" or kind in ("full", "tensor")
+    }
+    print(json.dumps({
+        "compare": found, "jit": partitioned(), "graph": graph_wing(), "refused": refused()
+    }))  # fmt: skip

@@ -1,0 +1,67 @@
+"""Over eight devices the gradients are one device's, and what is sent is what the theory says."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+HERE = pathlib.Path(__file__).parent
+CASES = [
+    *(f"plain, {kind}" for kind in ("data", "data of 1", "full", "tensor", "tensor alone")),
+    *(f"{name}, {kind}" for name in ("stack", "stack first") for kind in ("full", "tensor")),
+]
+
+
+@pytest.fixture(scope="module")
+def eight():
+    """Host devices are counted when jax starts, so another process has them."""
+    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, str(HERE / "on_eight_devices.py")],
+        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_over_devices_are_those_of_one(eight, case):
+    found = eight["compare"][case]
+    assert found["g1"]
+    assert found["cost"] <= 1e-6
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_sum_over_devices_in_place_of_the_mean_is_noticed(eight, case):
+    assert not eight["compare"][case]["sum_for_mean"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_compiled_program_sends_what_the_theory_says(eight, case):
+    assert eight["compare"][case]["counted"] == eight["compare"][case]["theory"]
+
+
+def test_one_device_gives_the_same_bits(eight):
+    assert eight["compare"]["plain, data of 1"]["bits"]
+
+
+def test_the_equations_are_partitioned_by_jit_unchanged(eight):
+    assert eight["jit"] == {"g1": True, "x": 8}
+
+
+def test_grad_of_the_graph_wing_works_inside_shard_map(eight):
+    assert eight["graph"]["g1"]
+
+
+def test_too_few_devices_and_an_uneven_batch_are_refused(eight):
+    assert eight["refused"] == [
+        "a mesh of 9 × 1 devices: there are 8",
+        "x has 12 examples, the mesh divides by 8",
+    ]
