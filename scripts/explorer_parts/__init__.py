@@ -1,0 +1,1 @@
+"""What the explorer shows, computed by the library: pure functions, without a user interface."""

@@ -1,0 +1,219 @@
+"""The explorer: what it computes and reads, and the page itself in a real browser."""
+
+import contextlib
+import itertools
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+from explorer_parts import expressions, numbers, pictures  # noqa: E402
+
+NONSENSE = [
+    "",
+    "(x + y",
+    "x y",
+    "2 + 3",
+    "__import__('os').system('true')",
+    "x.real",
+    "[x for x in y]",
+    "lambda x: x",
+    "x if y else x",
+    "open(x)",
+    "sin(x, y)",
+    "sin + x",
+    "x ** 10000",
+    "x ** y",
+    "x ** -1",
+    "True * x",
+    "1j * x",
+    "'a' * x",
+    "a+b+c+d+e+f",
+    "(" * 50 + "x" + ")" * 51,
+    "x" + " + x" * 100,
+    "x\0",
+    "x; y",
+    "x := 1",
+]
+
+
+@pytest.mark.parametrize("text", NONSENSE)
+def test_nonsense_gets_a_sentence(text):
+    with pytest.raises(ValueError, match=r"^[A-Za-z].*[.?]$"):
+        expressions.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("(x + y) * y", lambda x, y: (x + y) * y),
+        ("sin(x)^2 / y - 3", lambda x, y: np.sin(x) ** 2 / y - 3),
+        ("-exp(x) + sqrt(y) * log(y)", lambda x, y: -np.exp(x) + np.sqrt(y) * np.log(y)),
+        ("tanh(x*y) − relu(-x)·y", lambda x, y: np.tanh(x * y) - max(-x, 0) * y),
+    ],
+)
+def test_an_expression_is_the_function_it_says(text, reference):
+    parsed = expressions.parse(text)
+    assert parsed.names == ("x", "y")
+    assert float(parsed.function(1.5, 2.0)) == pytest.approx(reference(1.5, 2.0), rel=1e-5)
+
+
+@pytest.mark.parametrize("outer", numbers.UNARY)
+@pytest.mark.parametrize("inner", numbers.UNARY)
+def test_the_chain_rule_holds_between_the_numbers_shown(outer, inner):
+    found = numbers.chain(outer, inner, 0.7)
+    assert found["df/dx"] == pytest.approx(found["f′(g)"] * found["g′(x)"], rel=1e-4)
+
+
+def test_both_paths_add_to_the_slope():
+    for pair in numbers.PAIRS:
+        found = numbers.paths(pair, "square", "sin", 0.7)
+        total = found["∂f/∂u · du/dx"] + found["∂f/∂v · dv/dx"]
+        assert found["df/dx"] == pytest.approx(total, rel=1e-5)
+
+
+def test_the_paths_of_the_graph_are_three_and_five():
+    rows = pictures.contributions("(x + y) * y", (2.0, 3.0))
+    assert rows[0] == ("∂f/∂x", "3", "3.0000")
+    assert sorted(rows[1][1].split(" + ")) == ["3", "5"]
+    assert rows[1][2] == "8.0000"
+
+
+def test_the_steps_are_the_texts_numbers():
+    found = {symbol: value for symbol, _, value in numbers.scalar_network("sigmoid", numbers.SCALAR)}
+    written = {"z₁": 0.2, "a₁": 0.55, "C": 0.1059, "δ₂": -0.1143, "δ₁": -0.034, "∂C/∂w₁": -0.017}
+    for symbol, value in written.items():
+        assert found[symbol] == pytest.approx(value, abs=6e-4 if symbol == "a₁" else 6e-5)
+
+
+def test_the_equations_and_autodiff_agree_on_the_matrix_network():
+    for activation in numbers.HIDDEN:
+        found = numbers.matrix_network(activation, 3)
+        for manual, automatic in zip(found.manual, found.automatic, strict=True):
+            np.testing.assert_allclose(manual, automatic, rtol=1e-4, atol=1e-7)
+
+
+def test_one_program_trains_every_activation():
+    before = numbers._descend._cache_size()
+    costs = [numbers.train("moons", each, "xavier", 0.3).cost for each in numbers.HIDDEN]
+    assert numbers._descend._cache_size() <= before + 1
+    assert all(cost[-1] < cost[0] for cost in costs)
+
+
+def test_sigmoids_vanish_and_high_rates_kill_relus():
+    norms = numbers.train("moons", "sigmoid", "xavier", 0.1).norms[0]
+    assert norms[0] < norms[-1] / 10
+    assert numbers.train("moons", "relu", "normal", 10.0).dead[-1].max() > 0.5
+
+
+def test_answers_are_judged_to_three_digits():
+    (question, *_) = numbers.questions()
+    assert question.answer == pytest.approx(2 * np.cos(1.0), rel=1e-5)
+    assert numbers.verdict("1.08", question.answer).startswith("right")
+    assert numbers.verdict("1,0806", question.answer).startswith("right")
+    assert numbers.verdict("2", question.answer).startswith("not yet")
+    assert numbers.verdict("two", question.answer).startswith("write a number")
+
+
+# The page itself.
+
+CHROMIUM = shutil.which("chromium")
+browser_only = [
+    pytest.mark.browser,
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
+WAIT = 60_000
+SHOTS = os.environ.get("EXPLORER_SCREENSHOTS")  # a folder: also write the README's pictures
+
+
+@pytest.fixture(scope="module")
+def address():
+    """A running explorer."""
+    pytest.importorskip("marimo")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "marimo", "run", "explorer.py", "--headless", "--no-token"]
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    server = subprocess.Popen(
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        cwd=ROOT / "scripts",
+        env={**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(url + "/health", timeout=1).close()
+                break
+            time.sleep(0.1)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api").sync_playwright().start()
+    launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    yield launched
+    launched.close()
+    playwright.stop()
+
+
+@contextlib.contextmanager
+def opened(chromium, address, width=1100, height=900):
+    """The page with every figure drawn; no foreign request and no console error until it closes."""
+    page = chromium.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(WAIT)
+    hosts, errors = set(), []
+    page.on("request", lambda request: hosts.add(urllib.parse.urlsplit(request.url).hostname))
+    page.on("websocket", lambda socket: hosts.add(urllib.parse.urlsplit(socket.url).hostname))
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    began = time.perf_counter()
+    page.goto(address)
+    page.wait_for_selector('[data-figure="chain"] svg')
+    print(f"first figure after {time.perf_counter() - began:.1f} s")
+    page.wait_for_selector('[data-table="answers"]')
+    yield page
+    page.close()
+    assert hosts <= {"127.0.0.1", None, ""}
+    assert errors == []
+
+
+def shown(page, table, row, text):
+    """Wait until a row's last cell is this text."""
+    cell = page.locator(f'[data-table="{table}"] tr[data-row="{row}"] td').last
+    cell.filter(has_text=text).wait_for()
+
+
+def slider(page, label):
+    return page.get_by_role("slider", name=label, exact=True)
+
+
+def press(page, label, key, times=1):
+    thumb = slider(page, label)
+    thumb.focus()
+    for _ in range(times):
+        thumb.press(key)
+
+
+pages = [pytest.mark.browser]
