@@ -96,13 +96,10 @@ def _(expressions, mo, typed):
         problem = str(error)
     letters = mo.ui.dictionary(
         {
-            name: mo.ui.slider(-4, 4, 0.1, value=2.0 + i, label=name, show_value=True)
-            for i, name in enumerate((expression.names if expression else ())[:5])
-            if i < 3
-        }
-        | {
-            name: mo.ui.slider(-4, 4, 0.1, value=1.0, label=name, show_value=True)
-            for name in (expression.names if expression else ())[3:]
+            name: mo.ui.slider(-4, 4, 0.1, value=start, label=f"value of {name}", show_value=True)
+            for name, start in zip(
+                expression.names if expression else (), (2.0, 3.0, 1.0, 0.5, -1.0), strict=False
+            )
         }
     )
     mo.hstack(list(letters.elements.values()), wrap=True, justify="start") if expression else None
@@ -177,7 +174,7 @@ def _(equations, mo, source):
 def _(mo, numbers):
     settings = mo.ui.dictionary(
         {
-            name: mo.ui.slider(-3, 3, 0.1, value=value, label=name, show_value=True)
+            name: mo.ui.slider(-3, 3, 0.1, value=value, label=f"neuron {name}", show_value=True)
             for name, value in numbers.SCALAR.items()
         }
     )

@@ -1,9 +1,9 @@
 """The explorer: what it computes and reads, and the page itself in a real browser."""
 
 import contextlib
-import itertools
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -12,8 +12,6 @@ import time
 import urllib.parse
 import urllib.request
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -93,7 +91,9 @@ def test_the_paths_of_the_graph_are_three_and_five():
 
 
 def test_the_steps_are_the_texts_numbers():
-    found = {symbol: value for symbol, _, value in numbers.scalar_network("sigmoid", numbers.SCALAR)}
+    found = {
+        symbol: value for symbol, _, value in numbers.scalar_network("sigmoid", numbers.SCALAR)
+    }
     written = {"z₁": 0.2, "a₁": 0.55, "C": 0.1059, "δ₂": -0.1143, "δ₁": -0.034, "∂C/∂w₁": -0.017}
     for symbol, value in written.items():
         assert found[symbol] == pytest.approx(value, abs=6e-4 if symbol == "a₁" else 6e-5)
@@ -128,12 +128,23 @@ def test_answers_are_judged_to_three_digits():
     assert numbers.verdict("two", question.answer).startswith("write a number")
 
 
+def test_a_graph_is_revealed_forward_and_then_backward():
+    forward, backward = pictures.schedule("(x + y) * y", (2.0, 3.0))
+    assert forward == sorted(forward)
+    assert backward == sorted(forward, reverse=True)
+    hidden = [
+        pictures.flow("(x + y) * y", (2.0, 3.0), step).count('opacity="0')
+        for step in range(len(forward) + len(backward) + 1)
+    ]
+    assert hidden == sorted(hidden, reverse=True)
+    assert hidden[0] > 0 == hidden[-1]
+
+
 # The page itself.
 
 CHROMIUM = shutil.which("chromium")
-browser_only = [
+BROWSER = [
     pytest.mark.browser,
-    pytest.mark.xdist_group("browser"),
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
 ]
 WAIT = 60_000
@@ -216,4 +227,127 @@ def press(page, label, key, times=1):
         thumb.press(key)
 
 
-pages = [pytest.mark.browser]
+@pytest.fixture(scope="module")
+def page(chromium, address):
+    """One page for the tests below: each leaves it with other settings, and none minds."""
+    with opened(chromium, address) as page:
+        yield page
+
+
+class TestPage:
+    pytestmark = BROWSER
+
+    def test_every_figure_appears_and_has_words_for_those_who_cannot_see_it(self, page):
+        for name in ("chain", "flow", "deltas", "gradients", "training"):
+            found = page.locator(f'[data-figure="{name}"]')
+            found.locator("svg").first.wait_for()
+            assert len(found.get_attribute("aria-label") or "") > 20
+
+    def test_every_control_has_a_name(self, page):
+        for role in ("slider", "combobox", "textbox"):
+            controls = page.get_by_role(role)
+            named = page.get_by_role(role, name=re.compile(r"\w"))
+            assert controls.count() == named.count() > 0
+
+    def test_arrow_keys_move_the_chain_rule_to_the_librarys_numbers(self, page):
+        press(page, "x of the chain", "ArrowRight", 4)
+        for row, value in numbers.chain("sin", "square", 1.2).items():
+            shown(page, "chain", row, f"{value:.4f}")
+        page.get_by_label("outer function f").select_option("exp")
+        for row, value in numbers.chain("exp", "square", 1.2).items():
+            shown(page, "chain", row, f"{value:.4f}")
+
+    def test_paths_add_on_the_page(self, page):
+        press(page, "x of both paths", "Home")
+        for row, value in numbers.paths("u · v", "square", "sin", -3.0).items():
+            shown(page, "paths", row, f"{value:.4f}")
+
+    def test_a_typed_expression_is_drawn_and_nonsense_gets_a_sentence(self, page):
+        shown(page, "flow", "∂f/∂y", "8.0000")
+        press(page, "value of x", "ArrowRight", 10)
+        shown(page, "flow", "∂f/∂y", "9.0000")
+        page.get_by_role("textbox", name="f =", exact=True).fill("x * open(y)")
+        page.get_by_role("alert").filter(has_text="open is not known here").wait_for()
+        page.get_by_role("textbox", name="f =", exact=True).fill("sin(x * y) + z^2")
+        slope = pictures.contributions("sin(x * y) + z^2", (2.0, 3.0, 1.0))[0][2]
+        shown(page, "flow", "∂f/∂x", slope)
+        press(page, "step of the passes", "Home")
+        page.locator('[data-figure="flow"][aria-label$="step 0"]').wait_for()
+
+    def test_an_equation_opens_to_the_code_of_the_library(self, page):
+        page.get_by_role("button", name=re.compile("BP2")).press("Enter")
+        code = page.get_by_text("(W_next.T @ delta_next) * sigma_prime")
+        code.filter(visible=True).first.wait_for()
+
+    def test_the_scalar_network_steps_through_the_librarys_numbers(self, page):
+        shown(page, "steps", "∂C/∂w₁", "-0.0170")
+        press(page, "neuron w₂", "ArrowLeft", 4)
+        page.get_by_label("activation σ").select_option("tanh")
+        for row, _, value in numbers.scalar_network("tanh", numbers.SCALAR | {"w₂": 0.8}):
+            shown(page, "steps", row, f"{value:.4f}")
+        press(page, "steps shown", "Home")
+        page.locator('[data-table="steps"] tr').nth(1).wait_for(state="detached")
+        assert page.locator('[data-table="steps"] tr').count() == 1
+
+    def test_the_trained_networks_cost_is_the_librarys(self, page):
+        page.get_by_label("activation of the layers").select_option("relu")
+        run = numbers.train("moons", "relu", "xavier", 0.3)
+        shown(page, "training", "cost", f"{run.cost[-1]:.4f}")
+        press(page, "training step", "Home")
+        shown(page, "training", "cost", f"{run.cost[0]:.4f}")
+
+    def test_an_answer_is_judged(self, page):
+        box = page.get_by_label(re.compile("∂f/∂y of f"))
+        box.fill("8")
+        box.press("Enter")
+        shown(page, "answers", "Question 2", "right: 8.0000")
+
+    def test_it_fits_a_phone(self, page):
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.locator('[data-figure="chain"] svg').wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        for svg in page.locator('[data-figure="chain"] svg, [data-figure="training"] svg').all():
+            assert svg.bounding_box()["width"] <= 390
+
+
+@pytest.mark.skipif(SHOTS is None, reason="EXPLORER_SCREENSHOTS names no folder")
+@pytest.mark.browser
+def test_the_readmes_pictures_are_taken(chromium, address):
+    """EXPLORER_SCREENSHOTS=docs pytest tests/test_explorer.py -n0 -k pictures -s"""
+    with opened(chromium, address, 860, 640) as page:
+        for name, heading in (
+            ("chain", "chain rule"),
+            ("flow", "flow back"),
+            ("train", "Train and"),
+        ):
+            page.get_by_role("heading", name=heading, level=2).evaluate("e => e.scrollIntoView()")
+            page.screenshot(path=pathlib.Path(SHOTS) / f"explorer_{name}.png")
+        for label, row, key in (
+            ("x of the chain", "df/dx", "ArrowRight"),
+            ("neuron x", "z₁", "ArrowRight"),
+            ("training step", "cost", "PageDown"),
+            ("learning rate", "cost", "ArrowLeft"),
+        ):
+            table = {"df/dx": "chain", "z₁": "steps"}.get(row, "training")
+            print(f"{label}: {1000 * _latency(page, table, row, label, key):.0f} ms")
+
+
+def _latency(page, table, row, label, key):
+    """The median time in seconds from a key to the change of a number."""
+    times = []
+    for _ in range(5):
+        cell = page.locator(f'[data-table="{table}"] tr[data-row="{row}"] td').last
+        before = cell.inner_text()
+        slider(page, label).focus()
+        began = time.perf_counter()
+        page.keyboard.press(key)
+        page.wait_for_function(
+            """([table, row, before]) => {
+                const cells = document.querySelectorAll(
+                    `[data-table="${table}"] tr[data-row="${row}"] td`);
+                return cells.length && cells[cells.length - 1].innerText !== before;
+            }""",
+            arg=[table, row, before],
+        )
+        times.append(time.perf_counter() - began)
+    return sorted(times)[2]

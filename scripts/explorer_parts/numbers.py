@@ -31,6 +31,7 @@ def name(function: str, argument: str) -> str:
     return written.replace("(x)²", "x²").replace("3(x)", "3x")
 
 
+@functools.lru_cache(maxsize=256)
 def chain(outer: str, inner: str, x: float) -> dict[str, float]:
     """g, f(g), f′(g), g′ and their product at x."""
     f, g = UNARY[outer][0], UNARY[inner][0]
@@ -44,9 +45,11 @@ def chain(outer: str, inner: str, x: float) -> dict[str, float]:
     }
 
 
-def curve(outer: str, inner: str, xs: np.ndarray) -> np.ndarray:
-    """f(g(x)) at many x."""
-    return np.asarray(UNARY[outer][0](UNARY[inner][0](jnp.asarray(xs, jnp.float32))))
+@functools.lru_cache(maxsize=64)
+def curve(outer: str, inner: str, span: float) -> tuple[np.ndarray, np.ndarray]:
+    """x and f(g(x)) at 301 points from −span to span."""
+    xs = np.linspace(-span, span, 301, dtype=np.float32)
+    return xs, np.asarray(UNARY[outer][0](UNARY[inner][0](jnp.asarray(xs))))
 
 
 def paths(pair: str, first: str, second: str, x: float) -> dict[str, float]:
@@ -57,8 +60,8 @@ def paths(pair: str, first: str, second: str, x: float) -> dict[str, float]:
     to_u, to_v = grad(f, argnums=(0, 1))(u, v)
     du, dv = grad(g)(x), grad(h)(x)
     return {
-        "u": float(u),
-        "v": float(v),
+        f"u = {name(first, 'x')}": float(u),
+        f"v = {name(second, 'x')}": float(v),
         "∂f/∂u · du/dx": float(to_u * du),
         "∂f/∂v · dv/dx": float(to_v * dv),
         "df/dx": float(grad(lambda x: f(g(x), h(x)))(x)),

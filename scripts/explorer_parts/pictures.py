@@ -70,8 +70,7 @@ def chain(outer: str, inner: str, x: float, span: float = 3.0) -> str:
 
     def draw(picture: Figure) -> None:
         axes = picture.subplots()
-        xs = np.linspace(-span, span, 301)
-        ys = numbers.curve(outer, inner, xs)
+        xs, ys = numbers.curve(outer, inner, span)
         low, high = np.clip([ys.min(), ys.max()], -30, 30)
         margin = 0.15 * (high - low) + 0.1
         axes.plot(xs, ys, color=BLUE, linewidth=2, label=f"f(g(x)) = {written}")
@@ -100,13 +99,10 @@ def flow(text: str, values: tuple[float, ...], step: int) -> str:
                 if words.get("fill") == BACK and ends[0] not in back:
                     words.set("opacity", "0")
         elif group.get("class") == "edge":
+            # A contribution shows with the gradient of its receiver, which sums it.
             red = any(part.get("stroke") == BACK for part in group.iter())
-            # A contribution has come back once the gradient of the value it comes from is known,
-            # and counts from the step at which its receiver sums.
-            shown = set(ends) & set(back) != set() if red else set(ends) <= set(seen)
-            if red:
-                shown = min(ends) in back
-            group.set("opacity", "1" if shown else "0.06" if not red else "0")
+            shown = min(ends) in back if red else set(ends) <= set(seen)
+            group.set("opacity", "1" if shown else "0" if red else "0.06")
     width = float(root.get("width", "700pt").rstrip("pt")) * 1.34
     root.set("style", f"width:100%;height:auto;min-width:{min(width, 460):.0f}px")
     root.attrib.pop("width", None)
@@ -161,9 +157,17 @@ def training(data: str, activation: str, scheme: str, rate: float, step: int) ->
     def draw(picture: Figure) -> None:
         left, right = picture.subplots(1, 2)
         square = (-extent, extent, -extent, extent)
-        left.imshow(output, cmap="RdBu", vmin=0, vmax=1, origin="lower", extent=square, alpha=0.7)
+        left.imshow(
+            output,
+            cmap="RdBu",
+            vmin=-0.6,  # paler than the points
+            vmax=1.6,
+            origin="lower",
+            extent=square,
+            interpolation="bilinear",
+        )
         colors = np.where(y[0] > 0.5, BLUE, "#9b2c2c")
-        left.scatter(*x, c=colors, s=7, edgecolors="white", linewidths=0.3)
+        left.scatter(*x, c=colors, s=11, linewidths=0)
         left.set(xticks=[], yticks=[], title=f"step {step}: C = {run.cost[step]:.3f}")
         shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, run.norms.shape[1]))
         for l, norms in enumerate(run.norms.T):
