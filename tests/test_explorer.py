@@ -335,7 +335,7 @@ def test_the_readmes_pictures_are_taken(chromium, address):
 def _latency(page, table, row, label, key):
     """The median time in seconds from a key to the change of a number."""
     times = []
-    for _ in range(5):
+    for _ in range(3):
         cell = page.locator(f'[data-table="{table}"] tr[data-row="{row}"] td').last
         before = cell.inner_text()
         slider(page, label).focus()
@@ -350,4 +350,4 @@ def _latency(page, table, row, label, key):
             arg=[table, row, before],
         )
         times.append(time.perf_counter() - began)
-    return sorted(times)[2]
+    return sorted(times)[1]
