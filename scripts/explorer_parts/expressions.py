@@ -120,5 +120,5 @@ def _value(node: ast.AST, values: dict[str, Any]) -> Any:
         case ast.Name(name):
             return values[name]
         case ast.Constant(number):
-            return jnp.float32(number)
+            return jnp.float32(float(number))
     raise TypeError(f"{ast.dump(node)} was not checked")

@@ -8,8 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from explorer_parts.expressions import Expression, parse
-from jaxbackprop import Layer, Network, backward, equations, forward, grad, init, inspect, loss
+from jaxbackprop import (
+    Layer,
+    Network,
+    Trace,
+    backward,
+    equations,
+    forward,
+    grad,
+    init,
+    inspect,
+    loss,
+)
 from jaxbackprop.activations import ACTIVATIONS, Activation
+from jaxbackprop.backprop import last_error
 
 UNARY = {
     "sin": (jnp.sin, "sin({})"),
@@ -233,6 +245,8 @@ def questions() -> list[Question]:
     sigma = ACTIVATIONS["sigmoid"]
     rows = {symbol: value for symbol, _, value in scalar_network("sigmoid", SCALAR)}
     half = jnp.float32(0.5)
+    single = Network((1, 1), loss="binary_cross_entropy")
+    trace = Trace((jnp.full((1, 1), 2.1972),), (jnp.zeros((1, 1)), jnp.full((1, 1), 0.9)))
     return [
         Question(
             "The slope of sin(x²) at x = 1",
@@ -257,11 +271,7 @@ def questions() -> list[Question]:
         Question(
             "The error δ of a sigmoid output a = 0.9 with target y = 1, under cross-entropy",
             "The slope of the sigmoid cancels: what is left is a − y.",
-            float(
-                Network((1, 1), loss="binary_cross_entropy").cost.error(
-                    jnp.full((1, 1), 0.9), jnp.ones((1, 1))
-                )[0, 0]
-            ),
+            float(jnp.squeeze(last_error(single, trace, jnp.ones((1, 1))))),
         ),
     ]
 

@@ -4,6 +4,7 @@ import html
 import io
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import matplotlib
 
@@ -19,7 +20,7 @@ XLINK = "http://www.w3.org/1999/xlink"
 ElementTree.register_namespace("", SVG)
 ElementTree.register_namespace("xlink", XLINK)
 BLUE, ORANGE = "#2b6cb0", "#c05621"
-STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11}
+STYLE: Any = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 11}
 
 
 def figure(name: str, label: str, svg: str, width: int = 720) -> str:
@@ -49,7 +50,9 @@ def table(name: str, rows: Iterable[tuple[str, ...]], head: tuple[str, ...] = ()
 
 def _drawn(width: float, height: float, draw: Callable[[Figure], None]) -> str:
     with matplotlib.rc_context(STYLE):
-        picture = Figure(figsize=(width, height), layout="constrained")
+        picture = Figure(figsize=(width, height))
+        # A layout that is solved costs more than the drawing: margins are given, in inches.
+        picture.subplots_adjust(0.6 / width, 0.5 / height, 1 - 0.15 / width, 1 - 0.4 / height)
         draw(picture)
         file = io.StringIO()
         picture.savefig(file, format="svg", metadata={"Date": None})
@@ -78,7 +81,7 @@ def chain(outer: str, inner: str, x: float, span: float = 3.0) -> str:
         axes.plot([x], [y], "o", color=ORANGE, markersize=8)
         axes.set(xlabel="x", xlim=(-span, span), ylim=(low - margin, high + margin))
         _quiet(axes)
-        picture.legend(loc="outside upper left", frameon=False, ncols=2)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, ncols=2)
 
     label = f"Curve of {written}; at x = {x:.2f} its value is {y:.3f} and its slope {slope:.3f}"
     return figure("chain", label, _drawn(6.4, 3.6, draw))
@@ -166,8 +169,8 @@ def training(data: str, activation: str, scheme: str, rate: float, step: int) ->
             extent=square,
             interpolation="bilinear",
         )
-        colors = np.where(y[0] > 0.5, BLUE, "#9b2c2c")
-        left.scatter(*x, c=colors, s=11, linewidths=0)
+        for label, color in ((0, "#9b2c2c"), (1, BLUE)):
+            left.plot(*x[:, y[0] == label], "o", color=color, markersize=2.8)
         left.set(xticks=[], yticks=[], title=f"step {step}: C = {run.cost[step]:.3f}")
         shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, run.norms.shape[1]))
         for l, norms in enumerate(run.norms.T):
