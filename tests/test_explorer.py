@@ -129,6 +129,7 @@ def test_answers_are_judged_to_three_digits():
 
 
 def test_a_graph_is_revealed_forward_and_then_backward():
+    pytest.importorskip("pygraphviz")
     forward, backward = pictures.schedule("(x + y) * y", (2.0, 3.0))
     assert forward == sorted(forward)
     assert backward == sorted(forward, reverse=True)

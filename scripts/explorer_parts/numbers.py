@@ -9,6 +9,7 @@ import numpy as np
 
 from explorer_parts.expressions import Expression, parse
 from jaxbackprop import (
+    Inspection,
     Layer,
     Network,
     Trace,
@@ -81,12 +82,18 @@ def paths(pair: str, first: str, second: str, x: float) -> dict[str, float]:
 
 
 @functools.lru_cache(maxsize=256)
-def inspection(text: str, values: tuple[float, ...]) -> tuple[Expression, Any, str]:
-    """The expression, what `inspect` sees of it at these values, and the graph as SVG."""
+def inspection(text: str, values: tuple[float, ...]) -> tuple[Expression, Inspection]:
+    """The expression, and what `inspect` sees of it at these values."""
     expression = parse(text)
     numbers = tuple(range(len(expression.names)))
     found = inspect(expression.function, argnums=numbers)(*map(jnp.float32, values))
-    return expression, found, found.draw()
+    return expression, found
+
+
+@functools.lru_cache(maxsize=64)
+def drawn(text: str, values: tuple[float, ...]) -> str:
+    """The graph as SVG. Needs pygraphviz."""
+    return inspection(text, values)[1].draw()
 
 
 SCALAR = {"x": 0.5, "w₁": 0.8, "b₁": -0.2, "w₂": 1.2, "b₂": -0.5, "y": 1.0}

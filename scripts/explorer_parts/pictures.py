@@ -89,7 +89,7 @@ def chain(outer: str, inner: str, x: float, span: float = 3.0) -> str:
 
 def flow(text: str, values: tuple[float, ...], step: int) -> str:
     """The computation graph after `step` steps: first values forward, then gradients backward."""
-    _, found, svg = numbers.inspection(text, values)
+    found, svg = numbers.inspection(text, values)[1], numbers.drawn(text, values)
     forward, backward = schedule(text, values)
     seen, back = forward[:step], backward[: max(0, step - len(forward))]
     root = ElementTree.fromstring(svg)
@@ -124,7 +124,7 @@ def schedule(text: str, values: tuple[float, ...]) -> tuple[list[int], list[int]
 
 def contributions(text: str, values: tuple[float, ...]) -> list[tuple[str, ...]]:
     """For each variable: its value, what each path back brings, and their sum."""
-    expression, found, _ = numbers.inspection(text, values)
+    expression, found = numbers.inspection(text, values)
     rows = []
     for record, name in zip(found.records, expression.names, strict=False):
         brought = [f"{float(path.gradient):.4g}" for path in record.paths] or ["0"]
