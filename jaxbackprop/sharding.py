@@ -69,16 +69,20 @@ def data_parallel(
     params: Params,
     x: Float[Array, "p m"],
     y: Float[Array, "n m"],
+    *,
+    gradient: Gradient = backprop,
 ) -> tuple[Float[Array, ""], Params]:
     """Every device has all parameters and m/N examples: BP3 and BP4 end in a psum.
 
     The sum over the examples is the sum over the devices of theirs. One all-reduce of the
-    gradients and the cost. Raises ValueError where N does not divide m.
+    gradients and the cost. `gradient` is what each device does with its examples: `backprop`, one
+    of :mod:`jaxbackprop.checkpoint`'s schedules, `train.automatic`.
+    Raises ValueError where N does not divide m.
     """
     _check(mesh, network, params, x)
 
     def local(params, x, y):
-        sums = lax.psum(backprop(network, params, x, y), "data")
+        sums = lax.psum(gradient(network, params, x, y), "data")
         return jax.tree.map(lambda total: total / mesh.shape["data"], sums)
 
     return _mapped(mesh, local, P(), EXAMPLES)(params, x, y)
@@ -154,12 +158,12 @@ def tensor_parallel(
 
 def specs(mesh: Mesh | AbstractMesh, params: Params, axis: str) -> tuple:
     """Rows of W and b along an axis of the mesh, where it divides them; else whole."""
-    return tuple(
-        Layer(*[P(*[None] * (layer.W.ndim - 2), axis)] * 2)
-        if layer.W.shape[-2] % mesh.shape[axis] == 0
-        else Layer(P(), P())
-        for layer in params
-    )
+
+    def rows(array):
+        divides = array.shape[-2] % mesh.shape[axis] == 0
+        return P(*[None] * (array.ndim - 2), axis) if divides else P()
+
+    return jax.tree.map(rows, params)
 
 
 def volume(

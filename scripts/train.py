@@ -7,6 +7,7 @@
     python scripts/train.py --sizes 64 $(yes 128 | head -200) 10 --checkpoint 1MiB
     python scripts/train.py --run-dir runs/a --save-every 5  save; then, after whatever happened:
     python scripts/train.py --run-dir runs/a --save-every 5 --resume
+    python scripts/train.py --devices 4                      each batch divided among them
 
 Each run leaves its metrics and learning curve in a folder under `runs/`. SIGINT and SIGTERM end a
 run after the steps at hand, saved; a second one ends it at once.
@@ -20,6 +21,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import time
 import warnings
@@ -34,7 +36,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxbackprop import Network, checkpoint, data, flow, plots, saving, train
+from jaxbackprop import Network, checkpoint, data, flow, plots, saving, sharding, train
 from jaxbackprop.backprop import backprop
 from jaxbackprop.network import Params
 
@@ -80,7 +82,35 @@ class Options:
     resume: bool = False
     """Go on from the newest sound state in --run-dir."""
 
+    devices: int = 1
+    """Among how many devices, of all processes together, each batch is divided."""
+    coordinator: str | None = None
+    """host:port of process 0, where a run has many processes."""
+    num_processes: int = 1
+    """How many they are."""
+    process_id: int = 0
+    """Which one this is, from 0."""
+    patience: int = 60
+    """Seconds that the processes wait for each other."""
+
     def __post_init__(self) -> None:
+        if self.devices < 1 or self.batch % self.devices:
+            raise ValueError(f"--batch is {self.batch}, not a multiple of --devices {self.devices}")
+        if not 0 <= self.process_id < self.num_processes:
+            raise ValueError(
+                f"--process-id is {self.process_id}, expected 0 … {self.num_processes - 1}"
+            )
+        if (self.coordinator is None) != (self.num_processes == 1):
+            raise ValueError("--coordinator and --num-processes above 1 need each other")
+        if self.devices % self.num_processes:
+            raise ValueError(
+                f"--devices is {self.devices}, not a multiple of --num-processes"
+                f" {self.num_processes}"
+            )
+        if self.flow and self.devices > 1:
+            raise ValueError("--flow looks at the δ of one device: leave out --devices")
+        if self.num_processes > 1 and (self.save_every or self.resume):
+            raise ValueError("--save-every and --resume are for one process")
         for name in ("batch", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}, expected at least 1")
@@ -125,6 +155,49 @@ def make_gradient(options: Options) -> train.Gradient:
             f"--checkpoint is {options.checkpoint!r}, expected every:K or a number of bytes (16MiB)"
         )
     return functools.partial(backprop, checkpoint=strategy)
+
+
+def join(options: Options) -> None:
+    """Meet the other processes, or end with an error: a lost one ends the rest as well.
+
+    Host devices, as many as asked for, stand in where there is no accelerator.
+    """
+    if options.devices > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", options.devices // options.num_processes)
+    if options.num_processes == 1:
+        return
+    if options.process_id:
+        reach(options)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            options.coordinator,
+            options.num_processes,
+            options.process_id,
+            initialization_timeout=options.patience,
+            heartbeat_timeout_seconds=options.patience,
+            shutdown_timeout_seconds=options.patience,
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"{options.num_processes} processes did not meet at {options.coordinator}: {error}"
+        ) from None
+
+
+def reach(options: Options) -> None:
+    """Wait for process 0 to listen: jax's own wait ends the program without a sentence."""
+    host, _, port = str(options.coordinator).rpartition(":")
+    if not port.isdecimal():
+        raise ValueError(f"--coordinator is {options.coordinator!r}, expected host:port")
+    end = time.monotonic() + options.patience
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ValueError(f"--coordinator {options.coordinator}: {error}") from None
+            time.sleep(0.2)
 
 
 def load(options: Options) -> tuple[Network, tuple[data.Split, data.Split]]:
@@ -173,7 +246,8 @@ def listen() -> list[int]:
 
 
 def main(options: Options) -> None:
-    console = Console(highlight=False)
+    join(options)
+    console = Console(highlight=False, quiet=options.process_id > 0)
     network, splits = load(options)
     optimizer = make_optimizer(options.optimizer, options.learning_rate)
     rows, test_rows = (to_device(split, network.sizes[-1]) for split in splits)
@@ -187,7 +261,14 @@ def main(options: Options) -> None:
     if options.resume:
         state, step, history = saving.restore(states, state, description)
         console.print(f"resumed at step {step}")
-    elif any(states.glob(f"*/{saving.SEAL}")):
+    if options.devices > 1:
+        mesh = sharding.make_mesh(options.devices)
+        gradient = functools.partial(sharding.data_parallel, mesh, gradient=gradient)
+        state = state._replace(key=jax.random.key_data(state.key))  # numbers can be placed
+        held = jax.device_get((state, rows, test_rows))
+        state, rows, test_rows = sharding.place(mesh, held, sharding.P())
+        state = state._replace(key=jax.random.wrap_key_data(state.key))
+    if not options.resume and any(states.glob(f"*/{saving.SEAL}")):
         raise ValueError(f"{folder} holds saved states: add --resume, or take another --run-dir")
     examples = len(rows[0])
     if not options.batch <= examples:
@@ -197,7 +278,9 @@ def main(options: Options) -> None:
         f" {options.learning_rate:g}; {examples} examples, {len(test_rows[0])} for testing"
     )
 
-    received, in_epoch = listen(), examples // options.batch
+    # a signal ends one of many processes, and that the others
+    received = listen() if options.num_processes == 1 else []
+    in_epoch = examples // options.batch
     columns = (
         BarColumn(),
         TextColumn("epoch {task.completed}/{task.total}"),
@@ -216,6 +299,7 @@ def main(options: Options) -> None:
                 gradient=gradient,
                 observe=flow.observe if options.flow else None,
             )
+            metrics = jax.device_get(metrics)
             stop_if_not_finite(network, metrics, int(state.step))
             history["partial"] += [float(loss) for loss in metrics.loss]
             history["seconds"].append((time.perf_counter() - begin) / steps * in_epoch)
@@ -231,7 +315,8 @@ def main(options: Options) -> None:
         saving.save(states, state, description, history)
         console.print(f"stopped at step {int(state.step)}, saved; go on with --resume")
         sys.exit(128 + received[0])
-    report(options, network, state.params, history, folder, console)
+    if options.process_id == 0:
+        report(options, network, state.params, history, folder, console)
 
 
 def end_epoch(history: dict, network: Network, params: Params, rows: Rows, test_rows: Rows) -> None:
@@ -302,6 +387,10 @@ def run(options: Options) -> None:
         main(options)
     except (ValueError, OSError) as error:
         sys.exit(f"{Path(__file__).name}: {error}")
+    except jax.errors.JaxRuntimeError as error:
+        if options.num_processes == 1:
+            raise
+        sys.exit(f"{Path(__file__).name}: another process is lost: {error}")
 
 
 if __name__ == "__main__":
