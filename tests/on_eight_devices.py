@@ -7,6 +7,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scale_plan
 from gates import g1
 
 import jaxbackprop
@@ -141,6 +142,32 @@ def refused():
     return messages
 
 
+def on_paper():
+    """scripts/scale_plan.py beside the compiled program of the same step."""
+    sizes, batch, found = (16, 64, 32, 8), 64, {}
+    network = Network(sizes, "relu", "softmax", "cross_entropy")
+    for kind, shape in {"data": (8, 1), "full": (8, 1), "tensor": (2, 4)}.items():
+        options = scale_plan.Options(sizes, batch, *shape, method=kind)
+        params, x, y = example(network, batch)
+        mesh, axis = sharding.make_mesh(*shape), scale_plan.AXES[kind]
+        specs = (
+            sharding.specs(mesh, params, axis)
+            if axis
+            else jax.tree.map(lambda array: sharding.P(), params)
+        )
+        put = jax.tree.map(functools.partial(sharding.place, mesh), params, specs)
+        run = jax.jit(functools.partial(scale_plan.METHODS[kind], mesh, network))
+        compiled = run.lower(put, *sharding.place(mesh, (x, y))).compile()
+        examples = 4 * (sizes[0] + sizes[-1]) * batch // shape[0]
+        found[kind] = {
+            "plan": scale_plan.plan(options),
+            "counted": counted(compiled.as_text()),
+            "held": compiled.memory_analysis().argument_size_in_bytes - examples,
+            "operations": compiled.cost_analysis()["flops"],
+        }
+    return found
+
+
 if __name__ == "__main__":
     found = {
         f"{name}, {kind}": compare(network, *METHODS[kind])
@@ -149,5 +176,6 @@ if __name__ == "__main__":
         if name == "plain" or kind in ("full", "tensor")
     }
     print(json.dumps({
-        "compare": found, "jit": partitioned(), "graph": graph_wing(), "refused": refused()
+        "compare": found, "jit": partitioned(), "graph": graph_wing(), "refused": refused(),
+        "paper": on_paper(),
     }))  # fmt: skip

@@ -18,7 +18,14 @@ CASES = [
 @pytest.fixture(scope="module")
 def eight():
     """Host devices are counted when jax starts, so another process has them."""
-    path = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        [
+            str(HERE),
+            str(HERE.parent),
+            str(HERE.parent / "scripts"),
+            os.environ.get("PYTHONPATH", ""),
+        ]
+    )
     flags = "--xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, str(HERE / "on_eight_devices.py")],
@@ -65,3 +72,13 @@ def test_too_few_devices_and_an_uneven_batch_are_refused(eight):
         "a mesh of 9 × 1 devices: there are 8",
         "x has 12 examples, the mesh divides by 8",
     ]
+
+
+@pytest.mark.parametrize("kind", ["data", "full", "tensor"])
+def test_the_plan_on_paper_is_the_compiled_program(eight, kind):
+    found = eight["paper"][kind]
+    plan = found["plan"]
+    sent = {name: plan[f"{name}, bytes sent"] for name in found["counted"]}
+    assert sent == found["counted"]
+    assert plan["parameters, bytes"] == found["held"]
+    assert plan["operations"] == pytest.approx(found["operations"], rel=0.15)  # what is not product

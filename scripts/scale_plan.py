@@ -1,0 +1,117 @@
+"""What a training step costs on a mesh of devices, on paper: nothing is allocated.
+
+    python scripts/scale_plan.py --sizes 4096 4096 4096 10 --batch 8192 --data 64
+    python scripts/scale_plan.py --sizes 8192 8192 8192 10 --batch 65536 --data 256 --model 8 \
+        --method tensor --flops 4e14 --bandwidth 5e10
+
+The step is traced with abstract shapes for an abstract mesh, which says whether it can run at all.
+The bytes sent are those of ring algorithms (:func:`jaxbackprop.sharding.volume`); operations are
+those of the matrix products. The lower bound of a step is the larger of its arithmetic and its
+communication, as if they overlapped perfectly. The optimizer's state is not counted.
+"""
+
+import dataclasses
+import functools
+import sys
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import tyro
+from jax.sharding import AbstractMesh, AxisType
+from rich.console import Console
+from rich.table import Table
+
+from jaxbackprop import Network, init, sharding
+from jaxbackprop.network import Params, layers_in
+
+METHODS = {
+    "data": sharding.data_parallel,
+    "full": sharding.fully_sharded,
+    "tensor": sharding.tensor_parallel,
+}
+AXES = {"data": None, "full": "data", "tensor": "model"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The network, the mesh, and what a device can do."""
+
+    sizes: tuple[int, ...]
+    """Layer widths, input first."""
+    batch: int
+    """Examples in a step, of all devices together."""
+    data: int = 1
+    """Devices among which the examples are divided."""
+    model: int = 1
+    """Devices among which the rows of W are divided (--method tensor)."""
+    method: Literal["data", "full", "tensor"] = "data"
+    """Data parallel, fully sharded, tensor parallel."""
+    flops: float = 1e14
+    """Of a device, a second."""
+    bandwidth: float = 5e10
+    """Bytes that a device sends in a second."""
+
+
+def held_bytes(mesh: AbstractMesh, params: Params, axis: str | None) -> int:
+    """Bytes of parameters on one device."""
+    total = 0
+    for layer in params:
+        divides = axis is not None and layer.W.shape[-2] % mesh.shape[axis] == 0
+        whole = (layer.W.size + layer.b.size) * layer.W.dtype.itemsize
+        total += whole // (mesh.shape[axis] if divides and axis else 1)
+    return total
+
+
+def work(mesh: AbstractMesh, params: Params, batch: int, axis: str | None) -> int:
+    """Multiplications and additions of a device: two products of a layer, three above the first."""
+    total = 0
+    for k, layer in enumerate(params):
+        n, p = layer.W.shape[-2:]
+        products = 3 if k or layer.W.ndim == 3 else 2
+        share = mesh.shape["model"] if axis == "model" and n % mesh.shape["model"] == 0 else 1
+        total += layers_in(layer) * products * 2 * n * p * (batch // mesh.shape["data"]) // share
+    return total
+
+
+def plan(options: Options) -> dict[str, float]:
+    """The figures of one step on one device, after lowering its program."""
+    network = Network(options.sizes, "relu", "softmax", "cross_entropy")
+    shape = (options.data, options.model)
+    mesh = AbstractMesh(shape, ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    params = jax.eval_shape(functools.partial(init, network), jax.random.key(0))
+    x, y = (
+        jax.ShapeDtypeStruct((n, options.batch), jnp.float32)
+        for n in (options.sizes[0], options.sizes[-1])
+    )
+    method, axis = METHODS[options.method], AXES[options.method]
+    _, gradients = jax.eval_shape(functools.partial(method, mesh, network), params, x, y)
+    sent = sharding.volume(mesh, network, params, options.batch, method)
+    m = options.batch // options.data
+    flops = work(mesh, params, options.batch, axis)
+    return {
+        "parameters, bytes": held_bytes(mesh, params, axis),
+        "gradients, bytes": held_bytes(mesh, gradients, axis),
+        "z and a of all layers, bytes": 4 * m * (sum(options.sizes) + sum(options.sizes[1:])),
+        "operations": flops,
+        **{f"{kind}, bytes sent": number for kind, number in sent.items()},
+        "arithmetic, s": flops / options.flops,
+        "communication, s": sum(sent.values()) / options.bandwidth,
+        "lower bound of a step, s": max(
+            flops / options.flops, sum(sent.values()) / options.bandwidth
+        ),
+    }
+
+
+def main(options: Options) -> None:
+    table = Table("of one device", "a step")
+    for name, figure in plan(options).items():
+        table.add_row(name, f"{figure:,}" if isinstance(figure, int) else f"{figure:.3g}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options))
+    except ValueError as error:
+        sys.exit(f"scale_plan.py: {error}")
