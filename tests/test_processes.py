@@ -105,5 +105,5 @@ def test_a_process_too_few_is_an_error(tmp_path):
 )
 def test_what_cannot_work_is_said_in_a_sentence(options, sentence):
     ((status, output),) = end(launch(*options))
-    assert status == 1 or "ValueError" in output
-    assert sentence in output
+    assert status == (1 if "refused" in sentence else 2)  # 2 is tyro's, for the options themselves
+    assert sentence in " ".join(output.replace("│", " ").split())  # out of tyro's box
