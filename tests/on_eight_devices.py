@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import re
 
 import jax
@@ -29,6 +30,7 @@ METHODS = {
 COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter)(?:-start)?\(")
 ARRAY = re.compile(r"f32\[([\d,]*)\]")
 GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\])")
+NAMED_GROUPS = re.compile(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}")  # jax 0.12
 
 
 def example(network, batch=16):
@@ -37,6 +39,16 @@ def example(network, batch=16):
     x = jax.random.normal(keys[1], (network.sizes[0], batch))
     y = jax.nn.softmax(jax.random.normal(keys[2], (network.sizes[-1], batch)), axis=0)
     return params, x, y
+
+
+def group_size(line: str) -> int:
+    """Among how many devices a collective of compiled HLO goes on."""
+    if named := NAMED_GROUPS.search(line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+    groups = GROUPS.search(line)
+    assert groups, line
+    return len(groups[1].split(",")) if groups[1] else int(groups[2])
 
 
 def counted(text: str) -> dict[str, int]:
@@ -55,8 +67,7 @@ def counted(text: str) -> dict[str, int]:
             if found := COLLECTIVE.search(line):
                 shapes = ARRAY.findall(found[1])
                 numbers = sum(int(np.prod([int(d) for d in s.split(",") if d])) for s in shapes)
-                groups = GROUPS.search(line)
-                devices = len(groups[1].split(",")) if groups[1] else int(groups[2])
+                devices = group_size(line)
                 factor = {"all-reduce": 2, "all-gather": 1, "reduce-scatter": devices}[found[2]]
                 sent[found[2]] += times * factor * 4 * numbers * (devices - 1) // devices
             if " while(" in line:
