@@ -19,6 +19,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from matplotlib.ticker import LogLocator
 from measure import compiled, interleaved, machine, ratio, temporary_bytes, verdict
 from rich.console import Console
 from rich.table import Table
@@ -190,15 +191,18 @@ def draw(options: Options, shape: Any, facts: dict) -> None:
         *zip(*curve, strict=True), color="gray", linewidth=1, label="theory: binomial optimum"
     )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set(
         xlabel="temporary memory, MiB",
         ylabel="time of one gradient, ms",
         title=f"{options.depth} layers × {options.width}, batch {options.batch}",
         ylim=(0, None),
     )
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False, loc="upper right")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, dpi=130)
     plt.close(figure)
