@@ -9,6 +9,7 @@ from jaxbackprop.graph.rules import (
     reduction,
     shape,
     sorting,
+    special,
     windows,
 )
 from jaxbackprop.graph.rules.table import FLAT, RULES, UnsupportedPrimitive, rule
@@ -26,5 +27,6 @@ __all__ = [
     "rule",
     "shape",
     "sorting",
+    "special",
     "windows",
 ]
