@@ -1,15 +1,22 @@
 """Factorisations and triangular systems (M. Giles, *An extended collection of matrix derivative
 results for forward and reverse mode algorithmic differentiation*, 2008)."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jaxbackprop.graph.rules.table import UnsupportedPrimitive, rule
 
 
+# The primitive reads the lower triangle alone. Since 0.12 jax's gradient says so; before, it was
+# that of both triangles, and is the same once the input has been symmetrised, as jnp does.
+READS_LOWER = jax.__version_info__ >= (0, 12)
+
+
 @rule("cholesky")
 def cholesky(cts, outs, x, **params):
-    """With Φ the lower triangle, its diagonal halved: L⁻ᵀ Φ(Lᵀ ct) L⁻¹."""
+    """With Φ the lower triangle, its diagonal halved: G = L⁻ᵀ Φ(Lᵀ ct) L⁻¹. An entry below the
+    diagonal stands for its mirror image as well: G + Gᵀ."""
     (ct,), (L,) = cts, outs
     L = jnp.tril(L)  # the primitive leaves what it likes above the diagonal
 
@@ -18,7 +25,8 @@ def cholesky(cts, outs, x, **params):
         half = jnp.tril(jnp.ones((n, n), x.dtype)) - 0.5 * jnp.eye(n, dtype=x.dtype)
         middle = (jnp.swapaxes(L, -1, -2) @ ct) * half
         left = lax.linalg.triangular_solve(L, middle, left_side=True, lower=True, transpose_a=True)
-        return lax.linalg.triangular_solve(L, left, left_side=False, lower=True)
+        both = lax.linalg.triangular_solve(L, left, left_side=False, lower=True)
+        return jnp.tril(both) + jnp.tril(jnp.swapaxes(both, -1, -2), -1) if READS_LOWER else both
 
     return (back,)
 
