@@ -7,7 +7,6 @@ from jax import lax
 
 from jaxbackprop.graph.rules.table import UnsupportedPrimitive, rule
 
-
 # The primitive reads the lower triangle alone. Since 0.12 jax's gradient says so; before, it was
 # that of both triangles, and is the same once the input has been symmetrised, as jnp does.
 READS_LOWER = jax.__version_info__ >= (0, 12)
