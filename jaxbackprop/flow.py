@@ -26,10 +26,10 @@ class Flow(NamedTuple):
     """One step seen layer by layer; `train.run` adds an axis of steps in front.
 
     weights: ‖∂C/∂Wˡ‖. errors: root mean square over the examples of ‖δˡᵢ‖. activations: the same of
-    ‖aˡᵢ‖. updates: ‖ΔWˡ‖ / ‖Wˡ‖ of the optimizer's step and the new Wˡ. Of the hidden layers:
-    saturated: the share of all units and examples with |σ′(z)| below 4 % of its greatest value; for
-    relu those are the inactive ones. active: the units with σ′(z) ≠ 0 for some example, an array
-    for each entry of params but the last.
+    ‖aˡᵢ‖. updates: ‖ΔWˡ‖ / ‖Wˡ‖ of the optimizer's step and the new Wˡ, 0 below 1e-19. Of the
+    hidden layers: saturated: the share of all units and examples with |σ′(z)| below 4 % of its
+    greatest value; for relu those are the inactive ones. active: the units with σ′(z) ≠ 0 for some
+    example, an array for each entry of params but the last.
     """
 
     weights: Float[Array, "*steps L"]
@@ -46,10 +46,12 @@ def observe(
     """A step from its residuals, errors, gradients and updates; no product is computed anew."""
     m = trace.activations[0].shape[1]
     slopes = _slopes(network, trace)
+    scales = [_scale(delta) for delta in errors.deltas]  # so that the square of 1e-30 is not 0
+    pairs = zip(errors.gradients, scales, strict=True)
     least = SATURATED * steepest(network.sigma(0))
     return Flow(
-        _by_layer([_norm(layer.W) for layer in errors.gradients]),
-        _by_layer([_norm(delta) for delta in errors.deltas]) / m**0.5,
+        _by_layer([_norm(layer.W, scale) for layer, scale in pairs]),
+        _by_layer([_norm(*pair) for pair in zip(errors.deltas, scales, strict=True)]) / m**0.5,
         _by_layer([_norm(a) for a in trace.activations[1:]]) / m**0.5,
         _by_layer(
             [_norm(step.W) / _norm(layer.W) for step, layer in zip(updates, params, strict=True)]
@@ -81,10 +83,10 @@ def gains(
 ) -> Gains:
     """The two factors of BP2 at each hidden layer. Raises as `backprop`."""
     deltas = backward(network, params, forward(network, params, x), y).deltas
-    delta = _by_layer([_norm(delta) for delta in deltas])
-    carried = _by_layer(
-        [_norm(jnp.swapaxes(layer.W, -1, -2) @ d) for layer, d in zip(params, deltas, strict=True)]
-    )
+    scales = [_scale(delta) for delta in deltas]
+    delta = _by_layer([_norm(*pair) for pair in zip(deltas, scales, strict=True)])
+    backs = [jnp.swapaxes(layer.W, -1, -2) @ d for layer, d in zip(params, deltas, strict=True)]
+    carried = _by_layer([_norm(*pair) for pair in zip(backs, scales, strict=True)])
     return Gains(carried[1:] / delta[1:], delta[:-1] / carried[1:])
 
 
@@ -101,8 +103,8 @@ def explain(network: Network, found: Gains) -> str:
         layers = list(run)
         if kind:
             lines.append(_sentence(kind, layers, [pairs[k] for k in layers], best))
-    ratios = found.weights * found.slopes
-    whole = float(jnp.prod(jnp.where(jnp.isnan(ratios), 1, ratios)))  # NaN is 0/0, below a 0
+    ratios = [weights * slopes for weights, slopes in pairs]
+    whole = math.prod(1.0 if math.isnan(ratio) else ratio for ratio in ratios)  # 0/0 is below a 0
     head = f"‖δ¹‖ / ‖δᴸ‖ = {whole:.2g} over {network.depth} layers"
     return "\n".join([head, *(lines or ["no layer halves or doubles the error"])])
 
@@ -152,8 +154,18 @@ def _slopes(network: Network, trace: Trace) -> list[Float[Array, "*_ n m"]]:
     return [sigma.derivative(z, a) for z, a in pairs]
 
 
-def _norm(array: Float[Array, "*_ n m"]) -> Float[Array, "*_"]:
-    return jnp.sqrt(jnp.sum(jnp.square(array), axis=(-2, -1)))
+def _scale(array: Float[Array, "*_ n m"]) -> Float[Array, "*_ 1 1"]:
+    """The greatest |entry|, or 1 where all are 0."""
+    largest = jnp.max(jnp.abs(array), axis=(-2, -1), keepdims=True)
+    return jnp.where(largest > 0, largest, 1)
+
+
+def _norm(
+    array: Float[Array, "*_ _ _"], scale: Float[Array, "*_ 1 1"] | float = 1.0
+) -> Float[Array, "*_"]:
+    """Of each matrix; the squares are those of array / scale."""
+    scaled = jnp.sqrt(jnp.sum(jnp.square(array / scale), axis=(-2, -1)))
+    return scaled * jnp.reshape(scale, jnp.shape(scale)[:-2])
 
 
 def _by_layer(values: list[Float[Array, "*_"]]) -> Float[Array, " L"]:

@@ -34,7 +34,7 @@ def gradient_norms(
     ‖δᵢ aᵢᵀ‖² = ‖δᵢ‖² ‖aᵢ‖², so ‖∇Cᵢ‖² = Σ over layers of ‖δᵢ‖² (‖aᵢ‖² + 1): no gradient is formed
     (Goodfellow, "Efficient per-example gradient computations", 2015). Raises as `backprop`.
     """
-    return jnp.sqrt(sum(_squared_norms(*columns) for columns in _columns(network, params, x, y)))
+    return _norms(_columns(network, params, x, y)).astype(x.dtype)
 
 
 def gradients(
@@ -71,8 +71,7 @@ def clipped_mean(
     if isinstance(max_norm, int | float) and not max_norm > 0:
         raise ValueError(f"max_norm is {max_norm}, expected a positive number")
     columns = _columns(network, params, x, y)
-    norms = jnp.sqrt(sum(_squared_norms(*pair) for pair in columns))
-    share = jnp.minimum(1, max_norm / norms)
+    share = jnp.minimum(1, max_norm / _norms(columns)).astype(x.dtype)
     return tuple(_mean(share * delta, a) for delta, a in columns)
 
 
@@ -133,7 +132,7 @@ def gradient_noise_scale(
     if m < 2:
         raise ValueError(f"x has shape {x.shape}: a noise scale needs at least two examples")
     single = jnp.mean(sum(_squared_norms(*pair) for pair in columns))
-    whole = sum(jnp.sum(jnp.square(leaf)) for pair in columns for leaf in _mean(*pair))
+    whole = sum(jnp.sum(_square(leaf)) for pair in columns for leaf in _mean(*pair))
     noise, signal = (single - whole) * m / (m - 1), (m * whole - single) / (m - 1)
     return NoiseScale(noise / signal, noise, signal)
 
@@ -152,12 +151,22 @@ def _columns(
     return pairs
 
 
+def _norms(columns: list[Columns]) -> Float[Array, " m"]:
+    """‖∇Cᵢ‖, in float32 at least."""
+    return jnp.sqrt(sum(_squared_norms(*pair) for pair in columns))
+
+
 def _squared_norms(
     delta: Float[Array, "*depth n m"], a: Float[Array, "*depth p m"]
 ) -> Float[Array, " m"]:
     """‖δᵢ‖² (‖aᵢ‖² + 1), summed over the layers of a stack."""
-    product = jnp.sum(jnp.square(delta), -2) * (jnp.sum(jnp.square(a), -2) + 1)
+    product = jnp.sum(_square(delta), -2) * (jnp.sum(_square(a), -2) + 1)
     return jnp.sum(product.reshape(-1, product.shape[-1]), 0)
+
+
+def _square(array: Float[Array, "..."]) -> Float[Array, "..."]:
+    """In float32 at least: the square of 256 is no float16."""
+    return jnp.square(array.astype(jnp.promote_types(array.dtype, jnp.float32)))
 
 
 def _mean(delta: Float[Array, "*depth n m"], a: Float[Array, "*depth p m"]) -> Layer:

@@ -32,11 +32,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import psutil
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxbackprop import Network, checkpoint, data, flow, plots, saving, sharding, train
+from jaxbackprop import Network, budget, checkpoint, data, flow, plots, saving, sharding, train
 from jaxbackprop.backprop import backprop
 from jaxbackprop.network import Params
 
@@ -73,6 +74,8 @@ class Options:
     """The four equations, or jax.grad."""
     checkpoint: str | None = None
     """Less memory: "every:12" keeps every 12th activation, "16MiB" what fits that many bytes."""
+    memory_limit: str | None = None
+    """Refuse a run that needs more bytes ("2GiB"). Default: what is free on the device."""
     flow: bool = False
     """Draw gradients, errors, steps and dead units of each layer by epoch."""
     run_dir: Path | None = None
@@ -144,17 +147,49 @@ def make_gradient(options: Options) -> train.Gradient:
     if options.checkpoint is None:
         return backprop
     every = re.fullmatch(r"every:(\d+)", options.checkpoint)
-    room = re.fullmatch(r"([\d.]+) *([KMG]i?)?B?", options.checkpoint)
     if every:
         strategy = checkpoint.every(int(every[1]))
-    elif room:
-        scale = UNITS[room[2] or ""]
-        strategy = checkpoint.within(int(float(room[1]) * scale))
     else:
-        raise ValueError(
-            f"--checkpoint is {options.checkpoint!r}, expected every:K or a number of bytes (16MiB)"
+        strategy = checkpoint.within(
+            number_of_bytes("--checkpoint", options.checkpoint, "every:K or ")
         )
     return functools.partial(backprop, checkpoint=strategy)
+
+
+def number_of_bytes(option: str, text: str, other: str = "") -> int:
+    """16MiB, 2GB, 100000."""
+    match = re.fullmatch(r"(\d+\.?\d*) *([KMG]i?)?B?", text)
+    if match is None:
+        raise ValueError(f"{option} is {text!r}, expected {other}a number of bytes (16MiB)")
+    return int(float(match[1]) * UNITS[match[2] or ""])
+
+
+def check_memory(
+    options: Options,
+    network: Network,
+    optimizer: optax.GradientTransformation,
+    gradient: train.Gradient,
+    rows: Rows,
+) -> None:
+    """Raise ValueError where the run needs more memory than there is, with a way that fits."""
+    data_bytes = sum(array.nbytes for array in rows)
+    needed = budget.need(network, optimizer, gradient, options.batch, data_bytes)
+    if options.memory_limit:
+        limit = number_of_bytes("--memory-limit", options.memory_limit)
+    else:
+        stats = jax.local_devices()[0].memory_stats()  # None on a CPU
+        free = psutil.virtual_memory().available
+        limit = stats["bytes_limit"] - stats["bytes_in_use"] if stats else free
+        limit += data_bytes  # which is there already
+    if needed.total <= limit:
+        return
+    room = budget.fitting_checkpoint(network, options.batch, needed, limit)
+    way = (
+        f"--checkpoint {room // 1024}KiB fits"
+        if room
+        else "no --checkpoint fits, a smaller --batch may"
+    )
+    raise ValueError(f"the run needs {needed}, the limit is {limit / 2**20:,.1f} MiB: {way}")
 
 
 def join(options: Options) -> None:
@@ -252,6 +287,8 @@ def main(options: Options) -> None:
     optimizer = make_optimizer(options.optimizer, options.learning_rate)
     rows, test_rows = (to_device(split, network.sizes[-1]) for split in splits)
     gradient = make_gradient(options)
+    if options.devices == 1:
+        check_memory(options, network, optimizer, gradient, rows)
     folder = options.run_dir or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
     states, description = folder / "states", describe(options, network)
     state = train.start(network, optimizer, jax.random.key(options.seed))
@@ -279,6 +316,7 @@ def main(options: Options) -> None:
     )
 
     # a signal ends one of many processes, and that the others
+    seen = []  # by the parts of an epoch
     received = listen() if options.num_processes == 1 else []
     in_epoch = examples // options.batch
     columns = (
@@ -300,14 +338,17 @@ def main(options: Options) -> None:
                 observe=flow.observe if options.flow else None,
             )
             metrics = jax.device_get(metrics)
+            seen += [metrics.seen] if options.flow else []
             stop_if_not_finite(network, metrics, int(state.step))
             history["partial"] += [float(loss) for loss in metrics.loss]
             history["seconds"].append((time.perf_counter() - begin) / steps * in_epoch)
             if int(state.step) % in_epoch == 0:
                 end_epoch(history, network, state.params, rows, test_rows)
-                if options.flow:  # of the epoch's last steps, where they are too many for one call
-                    by_layer = flow.over_epoch(metrics.seen)
+                if options.flow:
+                    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *seen)
+                    by_layer = flow.over_epoch(whole)
                     history["flow"].append({k: v.tolist() for k, v in by_layer.items()})
+                    seen = []
                 progress.update(task, advance=1, description=summary(history))
                 if options.save_every and len(history["epoch"]) % options.save_every == 0:
                     saving.save(states, state, description, history)

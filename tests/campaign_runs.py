@@ -85,6 +85,9 @@ def start(folder: pathlib.Path, resume: bool = False, file_size: int | None = No
         if file_size is not None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.RLIM_INFINITY))
+        warnings.simplefilter(
+            "default"
+        )  # a run goes on after the warning that it took an older state
         script.run(options)
 
     child = Child(fork(work, log), events, output)

@@ -153,3 +153,22 @@ def test_sigmoid_shrinks_the_error_even_at_its_best():
     network, params, x, y = problem("sigmoid", (30, 30, 30, 30), shift=0)
     text = flow.explain(network, flow.gains(network, params, x, y))
     assert "layers 1 to 2 are at their best, with σ′ ≤ 0.25" in text, text
+
+
+def test_errors_far_below_the_root_of_the_least_number_are_not_taken_for_zero():
+    """Forty sigmoids: ‖δ¹‖ is about 1e-24, whose square is 0 in float32."""
+    network, params, x, y = problem("sigmoid", (30,) * 41, shift=0)
+    _, _, deltas, carried, gradients = chapter("sigmoid", params, x, y)
+    found = seen(network, params, x, y)
+    norms = [np.linalg.norm(d) / x.shape[1] ** 0.5 for d in deltas]
+    assert norms[0] < 1e-22
+    np.testing.assert_allclose(found.errors, norms, rtol=1e-3)
+    np.testing.assert_allclose(found.weights, [np.linalg.norm(g) for g in gradients], rtol=1e-3)
+    split = flow.gains(network, params, x, y)
+    back = [np.linalg.norm(c) for c in carried]
+    np.testing.assert_allclose(
+        split.slopes, np.array([*map(np.linalg.norm, deltas)])[:-1] / back, rtol=1e-3
+    )
+    text = flow.explain(network, split)
+    assert "no error arrives" not in text, text
+    assert "saturate" not in text, text

@@ -26,7 +26,7 @@ def problem(output, cost, hidden, sizes, m=9, dtype="float32"):
 
 
 def by_autodiff(network, params, x, y):
-    """∇Cᵢ with a first axis of m, in float64: the quantities are then NumPy's on these."""
+    """∇Cᵢ with a first axis of m; norms and moments are then NumPy's on these, in float64."""
 
     def one(x, y):
         return jax.grad(loss, argnums=1)(network, params, x[:, None], y[:, None])
@@ -112,6 +112,17 @@ def test_the_noise_scale_is_unbiased_noise_over_unbiased_signal(x64):
     signal = np.sum(flat.mean(0) ** 2) - noise / 50
     found = per_example.gradient_noise_scale(network, *arguments)
     np.testing.assert_allclose(found, (noise / signal, noise, signal), rtol=1e-10)
+
+
+def test_squares_beyond_float16_neither_overflow_nor_clip_everything():
+    network, params, x, y = problem("softmax", "cross_entropy", "relu", (5, 7, 3), dtype="float16")
+    x = 100 * x
+    reference = by_autodiff(network, *jax.tree.map(lambda v: v.astype("float32"), (params, x, y)))
+    norms = norms_of(reference)
+    assert norms.max() ** 2 > 65504
+    np.testing.assert_allclose(per_example.gradient_norms(network, params, x, y), norms, rtol=0.02)
+    clipped = per_example.clipped_mean(network, params, x, y, 1.0)
+    assert 0.1 < norms_of(jax.tree.map(lambda v: v[None], clipped))[0] <= 1.01
 
 
 def wrong_by_m(network, params, x, y):
