@@ -1,8 +1,8 @@
 """Training states on disk: saved whole or not at all; read back exactly, or refused by name.
 
-Orbax writes a state: a folder a step, renamed into place when complete. A *seal* is written after
-it: the digest of every file, with the description of the run. A state without a sound seal was
-never finished, or is no longer what was saved; it is not opened at all.
+Each state is a folder, named by its step. Orbax writes the arrays into it, and a *seal* follows:
+the digest of every file, with the description of the run. A state without a sound seal was never
+finished, or is no longer what was saved; it is not opened at all.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 KEPT = 2
-SEAL = "seal.json"
+SEAL, ARRAYS = "seal.json", "arrays"
 LARGEST_SEAL = 64 << 20  # bytes; a seal holds a line a file and the run's history
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # what goes wrong here is raised or warned of
@@ -52,23 +52,36 @@ def save(folder: pathlib.Path, state: Any, description: dict, history: dict) -> 
     are removed first. Nothing sound is removed before the new state has its seal. Raises OSError,
     naming the state, where it cannot be written; what was saved before is then as it was.
     """
-    folder, step = pathlib.Path(folder), int(state.step)
+    folder, step = pathlib.Path(folder).absolute(), int(state.step)
+    place = folder / str(step)
     try:
-        for unfinished in folder.glob("*.orbax-checkpoint-tmp*"):  # orbax's own clean-up may trip
-            shutil.rmtree(unfinished)  # over itself: it removes a folder and its parts at once
-        with _manager(folder) as manager:
-            for other in manager.all_steps():
-                if other >= step or not (folder / str(other) / SEAL).is_file():
-                    manager.delete(other)
-            manager.save(step, args=ocp.args.StandardSave(_arrays(state)), force=True)
-            manager.wait_until_finished()
-            _seal(folder / str(step), state, description, history)
-            for other in sorted(manager.all_steps())[:-KEPT]:
-                manager.delete(other)
+        for other in _steps(folder):
+            if other >= step or not (folder / str(other) / SEAL).is_file():
+                _remove(folder / str(other))
+        place.mkdir(parents=True)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(place / ARRAYS, _arrays(state))
+        _seal(place, state, description, history)
+        for other in _steps(folder)[KEPT:]:
+            _remove(folder / str(other))
     except (OSError, ValueError) as error:  # tensorstore reports a full disk as a ValueError
         # tensorstore ends a line of paths with the reason, and then a specification in brackets
         reason = getattr(error, "strerror", None) or str(error).split(" [")[0].rsplit(": ", 1)[-1]
-        raise OSError(f"{folder / str(step)} could not be saved: {reason}") from error
+        raise OSError(f"{place} could not be saved: {reason}") from error
+
+
+def _steps(folder: pathlib.Path) -> list[int]:
+    """Of all states in the folder, the newest first."""
+    if not folder.is_dir():
+        return []
+    names = [path.name for path in folder.iterdir() if path.is_dir()]
+    return sorted((int(name) for name in names if name.isdecimal()), reverse=True)
+
+
+def _remove(place: pathlib.Path) -> None:
+    """A state: its seal first, so that half of it is never taken for damage."""
+    (place / SEAL).unlink(missing_ok=True)
+    shutil.rmtree(place)
 
 
 def _seal(folder: pathlib.Path, state: Any, description: dict, history: dict) -> None:
@@ -96,20 +109,8 @@ def restore(folder: pathlib.Path, like: Any, description: dict) -> Saved:
     none is left, and where the state belongs to a run of another description or to arrays of other
     shapes or types, both named.
     """
-    folder = pathlib.Path(folder)
-    steps = (
-        sorted(
-            (
-                int(path.name)
-                for path in folder.iterdir()
-                if path.is_dir() and path.name.isdecimal()
-            ),
-            reverse=True,
-        )
-        if folder.is_dir()
-        else []
-    )
-    for step in steps:
+    folder = pathlib.Path(folder).absolute()
+    for step in _steps(folder):
         try:
             seal = _check_seal(folder / str(step))
         except ValueError as error:
@@ -118,18 +119,11 @@ def restore(folder: pathlib.Path, like: Any, description: dict) -> Saved:
         _same("run", seal["description"], description)
         _same("array", seal["arrays"], _types(like))
         _same_environment(seal["environment"])
-        with _manager(folder) as manager:
-            types = {
-                name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in _arrays(like).items()
-            }
-            arrays = manager.restore(step, args=ocp.args.StandardRestore(types))
+        types = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in _arrays(like).items()}
+        with ocp.StandardCheckpointer() as checkpointer:
+            arrays = checkpointer.restore(folder / str(step) / ARRAYS, types)
         return Saved(_rebuild(like, arrays), step, seal["history"])
     raise ValueError(f"{folder} holds no sound state to resume from")
-
-
-def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    return ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
 
 
 def _arrays(state: Any) -> dict[str, np.ndarray]:
