@@ -20,6 +20,7 @@ from jaxbackprop.network import (
     Trace,
     check_params,
     check_targets,
+    check_trace,
     cost,
     forward,
     layers_in,
@@ -59,6 +60,7 @@ def backward(
     Raises ValueError where y, params or feedback do not fit.
     """
     check_params(network, params)
+    check_trace(params, trace)
     check_targets(trace.activations[-1], y)
     weights = tuple(layer.W for layer in params) if feedback is None else feedback
     if [W.shape for W in weights] != [layer.W.shape for layer in params]:

@@ -127,12 +127,19 @@ def init(
     Bengio, 2010); "normal", variance 1, the choice that both papers cure. By default each layer's
     activation chooses: "he" for the relu family, "xavier" for the rest.
 
-    Raises ValueError for an unknown scheme or a dtype that is not floating.
+    Raises ValueError for an unknown scheme, a dtype that is not floating, or what is no key.
     """
     if scheme is not None:
         _named("scheme", scheme, dict.fromkeys(SCHEMES))
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"dtype is {jnp.dtype(dtype)}: parameters are floating point")
+    try:
+        floating = jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        name = getattr(dtype, "__name__", dtype)
+        raise ValueError(f"dtype is {name}: parameters are floating point")
+    if not _is_key(key):
+        raise ValueError(f"key is {key!r}, expected one such as jax.random.key(0)")
     keys = jax.random.split(key, network.depth)
 
     def layer(l: int, key: PRNGKeyArray) -> Layer:
@@ -152,6 +159,14 @@ def init(
             else layer(first + 1, own[0])
         )
     return (*entries, layer(network.depth, keys[-1]))
+
+
+def _is_key(key: object) -> bool:
+    """A typed key, or the two integers of an untyped one."""
+    if not isinstance(key, jax.Array):
+        return False
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return key.shape == () if typed else (key.dtype == jnp.uint32 and key.shape == (2,))
 
 
 def _runs(shapes: list) -> Iterator[tuple[int, int]]:
@@ -230,6 +245,12 @@ def loss(
 
 def check_params(network: Network, params: Params) -> None:
     """Raise ValueError, naming the entry, where params are not those of the network."""
+    for k, layer in enumerate(_entries(params)):
+        ndims = [getattr(array, "ndim", None) for array in layer] if _is_layer(layer) else None
+        if ndims not in ([2, 2], [3, 3]):
+            raise ValueError(
+                f"params[{k}] is {_what(layer)}, expected a Layer of two matrices, or of two stacks"
+            )
     layers = sum(map(layers_in, params))
     if layers != network.depth:
         raise ValueError(f"params have {layers} layers, the network has {network.depth}")
@@ -251,8 +272,30 @@ def check_params(network: Network, params: Params) -> None:
                     )
 
 
+def _entries(params: object) -> Sequence:
+    if not isinstance(params, tuple | list) or isinstance(params, Layer):
+        raise ValueError(f"params are {_what(params)}, expected a tuple of Layers")
+    return params
+
+
+def _is_layer(entry: object) -> bool:
+    return isinstance(entry, Layer)
+
+
+def _what(value: object) -> str:
+    """A value in an error: its kind, and the shapes of what it holds."""
+    shapes = (
+        [getattr(part, "shape", type(part).__name__) for part in value]
+        if isinstance(value, tuple | list)
+        else getattr(value, "shape", "")
+    )
+    return f"{type(value).__name__} {shapes}".strip()
+
+
 def check_columns(name: str, x: Array, rows: int, params: Params) -> None:
     """Raise ValueError unless x is (rows, m) with m ≥ 1, of the parameters' dtype."""
+    if not hasattr(x, "ndim"):
+        raise ValueError(f"{name} is {_what(x)}, expected an array of ({rows}, m)")
     if x.ndim != 2 or x.shape[0] != rows:
         raise ValueError(f"{name} has shape {x.shape}, expected ({rows}, m): examples are columns")
     if x.shape[1] == 0:
@@ -262,8 +305,21 @@ def check_columns(name: str, x: Array, rows: int, params: Params) -> None:
         raise ValueError(f"{name} is {x.dtype}, the parameters are {dtype}: cast one of them")
 
 
+def check_trace(params: Params, trace: Trace) -> None:
+    """Raise ValueError unless trace is one that `forward` left for params, by its shapes."""
+    if not isinstance(trace, Trace):
+        raise ValueError(f"trace is {_what(trace)}, expected the Trace that forward returns")
+    rows = [layer.b.shape[:-1] for layer in params]
+    for name, arrays in (("zs", trace.zs), ("activations", trace.activations[1:])):
+        found = [jnp.shape(array)[:-1] for array in arrays]
+        if found != rows:
+            raise ValueError(f"trace.{name} are for layers of {found}, params of {rows}")
+
+
 def check_targets(a: Array, y: Array) -> None:
     """Raise ValueError unless y has the shape and dtype of the output a."""
+    if not hasattr(y, "ndim"):
+        raise ValueError(f"y is {_what(y)}, expected an array of {a.shape}")
     if y.shape != a.shape:
         hint = "; for class labels see data.one_hot" if y.ndim == 1 else ""
         raise ValueError(f"y has shape {y.shape}, the output has shape {a.shape}{hint}")

@@ -150,8 +150,12 @@ def run(
     Raises ValueError where batch is not in 1 … N or inputs and targets do not pair.
     """
     examples = len(inputs)
-    if len(targets) != examples:
-        raise ValueError(f"inputs have {examples} rows, targets {len(targets)}")
+    _check_pairs(inputs, targets)
+    for name, number in (("batch", batch), ("steps", 1 if steps is None else steps)):
+        if not hasattr(number, "__index__"):
+            raise ValueError(f"{name} is {number!r}, expected a whole number")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps is {steps}, expected at least 1")
     if not 1 <= batch <= examples:
         raise ValueError(f"batch is {batch}, expected 1 … {examples}, the number of examples")
     rows = _rows(state, examples, batch, examples // batch if steps is None else steps)
@@ -161,6 +165,15 @@ def run(
         return update(network, optimizer, state, x, y, gradient, observe)
 
     return jax.lax.scan(advance, state, rows)
+
+
+def _check_pairs(inputs: Float[Array, "N p"], targets: Float[Array, "N n"]) -> None:
+    if inputs.ndim != 2 or targets.ndim != 2 or not len(inputs):
+        raise ValueError(f"inputs have shape {inputs.shape}, targets {targets.shape}: need rows")
+    if len(targets) != len(inputs):
+        raise ValueError(f"inputs have {len(inputs)} rows, targets {len(targets)}")
+    if inputs.dtype != targets.dtype:
+        raise ValueError(f"inputs are {inputs.dtype}, targets {targets.dtype}: cast one of them")
 
 
 def _rows(state: State, examples: int, batch: int, steps: int) -> Int[Array, "steps m"]:
@@ -194,8 +207,12 @@ def evaluate(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(cost, accuracy) over a data set, a block of examples at a time.
 
-    An example counts as right where its largest output is its largest target.
+    An example counts as right where its largest output is its largest target. Raises ValueError
+    where inputs and targets do not pair, there are none, or block is below 1.
     """
+    _check_pairs(inputs, targets)
+    if block < 1:
+        raise ValueError(f"block is {block}, expected at least 1")
 
     def sums(example):
         x, y = example[0][:, None], example[1][:, None]

@@ -303,15 +303,18 @@ def temporary(strategy, network, params, x, y):
     return program.memory_analysis().temp_size_in_bytes
 
 
-def test_unrolled_jax_checkpoint_saves_nothing_on_cpu_and_ours_does():
-    """What the docstring of jax_segments says. In a scan it saves what it says."""
+def test_unrolled_jax_checkpoint_may_save_nothing_on_cpu_and_ours_does():
+    """What the docstring of jax_segments says, for two versions of jax. In a scan it saves."""
     arguments = problem((256,) * 13, m=2048)
     assert len(arguments[1]) == 12  # plain layers: too few for a stack
     full, theirs, ours = (
         temporary(strategy, *arguments)
         for strategy in (None, checkpoint.jax_segments(4), checkpoint.every(4))
     )
-    assert theirs >= 0.95 * full
+    if jax.__version_info__ < (0, 11):
+        assert theirs >= 0.95 * full
+    elif jax.__version_info__ >= (0, 12):
+        assert theirs <= 0.65 * full
     assert ours <= 0.65 * full
     arguments = problem((64,) * 66, m=512)
     full, theirs, ours = (

@@ -24,9 +24,12 @@ def numerical_gradient(f: Callable[..., Float[Array, ""]], argnums: int = 0) -> 
     """
 
     def gradient(*args: Any) -> Any:
+        if not -len(args) <= argnums < len(args):
+            raise ValueError(f"argnums is {argnums}, f was given {len(args)} arguments")
         for leaf in jax.tree.leaves(args[argnums]):
-            if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-                kind = jnp.result_type(leaf)
+            kind = getattr(leaf, "dtype", type(leaf).__name__)
+            real = jnp.issubdtype(kind, jnp.floating) if hasattr(leaf, "dtype") else kind == "float"
+            if not real:
                 raise ValueError(f"argument {argnums} holds {kind}: no steps can be taken in it")
         flat, rebuild = ravel_pytree(args[argnums])
         if not flat.size:

@@ -21,8 +21,8 @@ def jax_segments(k: int) -> Strategy:
     """What `backprop(checkpoint=…)` takes: jax.grad, with jax.checkpoint around every k layers.
 
     Of a stack, the layers that do not fill a segment come first. In a scan this stores what it
-    says. Unrolled it may not: XLA's search for common subexpressions on CPU finds that a recomputed
-    plain layer equals the first computation, and keeps that one; look at temp_size_in_bytes.
+    says. Unrolled it may not: on a CPU, XLA under jax 0.10 finds that a recomputed plain layer
+    equals the first computation, and keeps that one (0.12 does not); look at temp_size_in_bytes.
 
     Raises ValueError for k below 1.
     """
