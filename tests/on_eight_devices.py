@@ -134,7 +134,15 @@ def graph_wing():
         local, mesh=mesh, in_specs=(P(), examples, examples), out_specs=P(), check_vma=False
     )
     reference = jax.grad(loss, argnums=1)(network, params, x, y)
-    return {"g1": g1(jax.jit(mapped)(params, x, y), reference, network.depth)}
+    found = {"g1": g1(jax.jit(mapped)(params, x, y), reference, network.depth)}
+
+    def whole(params, x, y):
+        """The mean over all devices, differentiated with its psum; what varies is checked."""
+        mean = lambda params: jax.lax.pmean(loss(network, params, x, y), "data")  # noqa: E731
+        return jaxbackprop.grad(mean)(params)
+
+    checked = jax.shard_map(whole, mesh=mesh, in_specs=(P(), examples, examples), out_specs=P())
+    return found | {"psum": g1(jax.jit(checked)(params, x, y), reference, network.depth)}
 
 
 def refused():

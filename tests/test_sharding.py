@@ -67,6 +67,10 @@ def test_grad_of_the_graph_wing_works_inside_shard_map(eight):
     assert eight["graph"]["g1"]
 
 
+def test_grad_goes_through_a_sum_across_devices(eight):
+    assert eight["graph"]["psum"]
+
+
 def test_too_few_devices_and_an_uneven_batch_are_refused(eight):
     assert eight["refused"] == [
         "a mesh of 9 × 1 devices: there are 8",

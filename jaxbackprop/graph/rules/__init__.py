@@ -1,6 +1,7 @@
 """Local gradients of JAX's primitives, by family; importing this fills the table."""
 
 from jaxbackprop.graph.rules import (
+    collective,
     contraction,
     cumulative,
     elementwise,
@@ -18,6 +19,7 @@ __all__ = [
     "FLAT",
     "RULES",
     "UnsupportedPrimitive",
+    "collective",
     "contraction",
     "cumulative",
     "elementwise",

@@ -35,7 +35,7 @@ def reduce_precision(cts, outs, x, **bits):
     return (lambda: lax.reduce_precision(ct, **bits),)
 
 
-@rule("copy", "copy_p", "optimization_barrier", "pvary")
+@rule("copy", "copy_p", "optimization_barrier")
 @rule("device_put", "sharding_constraint")
 def same(cts, outs, *xs, **params):
     return tuple((lambda ct=ct: ct) for ct in cts)
