@@ -20,9 +20,17 @@ import time
 from typing import Literal
 
 import campaign_files
-import campaign_fuzz
 import campaign_runs
 import tyro
+from campaign_report import Report
+
+
+def fuzz(root: pathlib.Path, count: int, seed: int) -> Report:
+    """Imported when it is wanted: it starts JAX, and the runs are forked from a process without."""
+    import campaign_fuzz
+
+    return campaign_fuzz.fuzz(root, count, seed)
+
 
 CAMPAIGNS = {
     "kill": campaign_runs.kill,
@@ -30,7 +38,7 @@ CAMPAIGNS = {
     "full-disk": campaign_runs.full_disk,
     "damage": campaign_files.damage,
     "idx": campaign_files.idx,
-    "fuzz": campaign_fuzz.fuzz,
+    "fuzz": fuzz,
 }
 
 
