@@ -32,14 +32,20 @@ def one_hot(
     """Columns with a 1 in the row of the example's class.
 
     Raises ValueError for labels that are not of shape (m,), or not whole numbers in
-    0 … classes − 1. Labels are checked on the host: call it outside jit.
+    0 … classes − 1, and for what is no dtype. Labels are checked on the host: call it outside jit.
     """
     values = check_labels(labels, classes)
+    try:
+        dtype = jnp.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"dtype is {dtype!r}, which is none") from None
     return jnp.asarray(np.arange(classes)[:, None] == values, dtype)
 
 
 def check_labels(labels: ArrayLike | Sequence[int], classes: int) -> Int[np.ndarray, " m"]:
     """labels as a NumPy array; ValueError, naming the first offender, where they are no classes."""
+    if not hasattr(classes, "__index__") or classes < 1:
+        raise ValueError(f"classes is {classes!r}, expected a whole number from 1 on")
     values = np.asarray(labels)
     if values.ndim != 1:
         raise ValueError(f"labels have shape {values.shape}, expected (m,)")

@@ -1,7 +1,8 @@
 """What the backward pass looks like: how large things are, layer by layer, and where they vanish.
 
-`observe` is what `train.run(observe=flow.observe)` gathers at each step, inside the jitted epoch;
-`over_epoch` sums it up. `gains` splits the way of δ from layer to layer into its two factors.
+`train.run(watch=flow.active, observe=flow.observe)` gathers, inside the jitted epoch, which units are
+active at each step, and norms at every 8th; `over_epoch` sums them up. `gains` splits the way of δ
+from layer to layer into its two factors.
 All norms are of the typical example, so that they do not depend on the size of the batch.
 """
 
@@ -28,8 +29,7 @@ class Flow(NamedTuple):
     weights: ‖∂C/∂Wˡ‖. errors: root mean square over the examples of ‖δˡᵢ‖. activations: the same of
     ‖aˡᵢ‖. updates: ‖ΔWˡ‖ / ‖Wˡ‖ of the optimizer's step and the new Wˡ, 0 below 1e-19. Of the
     hidden layers: saturated: the share of all units and examples with |σ′(z)| below 4 % of its
-    greatest value; for relu those are the inactive ones. active: the units with σ′(z) ≠ 0 for some
-    example, an array for each entry of params but the last.
+    greatest value; for relu those are the inactive ones.
     """
 
     weights: Float[Array, "*steps L"]
@@ -37,7 +37,6 @@ class Flow(NamedTuple):
     activations: Float[Array, "*steps L"]
     updates: Float[Array, "*steps L"]
     saturated: Float[Array, "*steps hidden"]
-    active: tuple[Bool[Array, "*_ n"], ...]
 
 
 def observe(
@@ -57,14 +56,22 @@ def observe(
             [_norm(step.W) / _norm(layer.W) for step, layer in zip(updates, params, strict=True)]
         ),
         _by_layer([jnp.mean(jnp.abs(slope) < least, axis=(-2, -1)) for slope in slopes]),
-        tuple(jnp.any(slope != 0, axis=-1) for slope in slopes),
     )
 
 
-def over_epoch(flow: Flow) -> dict[str, Float[Array, " L"]]:
-    """Means over the steps, by name; `dead` is the share of units that never were active."""
-    means = {name: jnp.mean(getattr(flow, name), 0) for name in Flow._fields[:-1]}
-    ever = [jnp.any(active, axis=0) for active in flow.active]
+def active(
+    network: Network, params: Params, trace: Trace, errors: Backward, updates: Params
+) -> tuple[Bool[Array, "*_ n"], ...]:
+    """The hidden units with σ′(z) ≠ 0 for some example, an array for each entry but the last."""
+    return tuple(jnp.any(slope != 0, axis=-1) for slope in _slopes(network, trace))
+
+
+def over_epoch(
+    seen: Flow, watched: tuple[Bool[Array, "steps *_ n"], ...]
+) -> dict[str, Float[Array, " L"]]:
+    """Means of the steps seen, by name; `dead` is the share of units that never were active."""
+    means = {name: jnp.mean(getattr(seen, name), 0) for name in Flow._fields}
+    ever = [jnp.any(units, axis=0) for units in watched]
     return means | {"dead": _by_layer([jnp.mean(~unit, axis=-1) for unit in ever])}
 
 

@@ -254,7 +254,11 @@ def check_params(network: Network, params: Params) -> None:
     layers = sum(map(layers_in, params))
     if layers != network.depth:
         raise ValueError(f"params have {layers} layers, the network has {network.depth}")
+    if params[-1].W.ndim == 3:
+        raise ValueError("the last of params is a stack: the output layer has an entry of its own")
     l, dtype = 0, params[0].W.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"params[0].W is {dtype}, expected floating point")
     for k, layer in enumerate(params):
         first, l = l + 1, l + layers_in(layer)
         for of in range(first, l + 1):
@@ -310,10 +314,16 @@ def check_trace(params: Params, trace: Trace) -> None:
     if not isinstance(trace, Trace):
         raise ValueError(f"trace is {_what(trace)}, expected the Trace that forward returns")
     rows = [layer.b.shape[:-1] for layer in params]
-    for name, arrays in (("zs", trace.zs), ("activations", trace.activations[1:])):
+    for name, arrays, expected in (
+        ("zs", trace.zs, rows),
+        ("activations", trace.activations, [params[0].W.shape[-1:], *rows]),
+    ):
         found = [jnp.shape(array)[:-1] for array in arrays]
-        if found != rows:
-            raise ValueError(f"trace.{name} are for layers of {found}, params of {rows}")
+        if found != expected:
+            raise ValueError(f"trace.{name} are for layers of {found}, params of {expected}")
+    columns = {jnp.shape(array)[-1] for arrays in trace for array in arrays}
+    if len(columns) > 1:
+        raise ValueError(f"trace has arrays of {' and '.join(map(str, sorted(columns)))} examples")
 
 
 def check_targets(a: Array, y: Array) -> None:

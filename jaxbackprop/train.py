@@ -16,8 +16,13 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
 from jaxbackprop.backprop import backprop, backward
 from jaxbackprop.network import Network, Params, cost, forward, init, layers_in, loss
+from jaxbackprop.shuffle import permuted
 
 # Legend: N examples in rows, p inputs, n outputs; a batch has m of them, in columns.
+
+OBSERVED = (
+    8  # observe looks at every 8th step: norms of the parameters cost as much as their update
+)
 
 Gradient = Callable[..., tuple[Float[Array, ""], Params]]
 Observe = Callable[..., Any]
@@ -36,11 +41,13 @@ class Metrics(NamedTuple):
     """Of each step: the batch's cost; and 0, or the layer whose gradient is not finite.
 
     The layer is the first one that the backward pass meets; L + 1 where the gradients are finite
-    and only the cost is not. `seen` is what `observe` returned.
+    and only the cost is not. `watched` is what `watch` returned at each step; `seen` what `observe`
+    did, at every 8th.
     """
 
     loss: Float[Array, " steps"]
     bad_layer: Int[Array, " steps"]
+    watched: Any = None
     seen: Any = None
 
 
@@ -71,22 +78,22 @@ def update(
     x: Float[Array, "p m"],
     y: Float[Array, "n m"],
     gradient: Gradient = backprop,
+    watch: Observe | None = None,
     observe: Observe | None = None,
 ) -> tuple[State, Metrics]:
     """One step. A step whose cost or gradients are not finite changes nothing but the count.
 
-    `observe(network, params, trace, backward, updates)` looks at a step by the four equations, as
-    `flow.observe` does; `gradient` is then not asked. It gets the new params: to keep the old ones
-    beside them would cost a copy.
+    `watch` and `observe`, called as observe(network, params, trace, backward, updates), look at a
+    step by the four equations, as those of :mod:`jaxbackprop.flow` do; `gradient` is then not
+    asked. They get the new params: to keep the old ones beside them would cost a copy.
     """
-    if observe is None:
+    if watch is None and observe is None:
         batch_loss, gradients = gradient(network, state.params, x, y)
-        look = lambda params, updates: None  # noqa: E731
+        trace = errors = None
     else:
         trace = forward(network, state.params, x)
         errors = backward(network, state.params, trace, y)
         batch_loss, gradients = cost(network, trace, y), errors.gradients
-        look = lambda params, updates: observe(network, params, trace, errors, updates)  # noqa: E731
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     bad_layer = first_bad_layer(network, batch_loss, gradients)
@@ -95,14 +102,14 @@ def update(
         (params, opt_state),
         (state.params, state.opt_state),
     )
-    return state._replace(params=params, opt_state=opt_state, step=state.step + 1), Metrics(
-        batch_loss, bad_layer, look(params, updates)
-    )
+    looks = (look and look(network, params, trace, errors, updates) for look in (watch, observe))
+    metrics = Metrics(batch_loss, bad_layer, *looks)
+    return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
 
 
 step = jax.jit(
     update,
-    static_argnames=("network", "optimizer", "gradient", "observe"),
+    static_argnames=("network", "optimizer", "gradient", "watch", "observe"),
     donate_argnames="state",
 )
 
@@ -126,7 +133,7 @@ def _all_finite(array: Float[Array, "*depth n p"]) -> Bool[Array, "*depth"]:
 
 @functools.partial(
     jax.jit,
-    static_argnames=("network", "optimizer", "batch", "steps", "gradient", "observe"),
+    static_argnames=("network", "optimizer", "batch", "steps", "gradient", "watch", "observe"),
     donate_argnames="state",
 )
 def run(
@@ -139,13 +146,15 @@ def run(
     batch: int,
     steps: int | None = None,
     gradient: Gradient = backprop,
+    watch: Observe | None = None,
     observe: Observe | None = None,
 ) -> tuple[State, Metrics]:
     """`steps` updates, by default one epoch: N // batch of them, each example at most once.
 
-    The order of epoch e is a permutation drawn from fold_in(key, e); the examples that do not fill
+    The order of epoch e is the `shuffle.permuted` of fold_in(key, e); the examples that do not fill
     the last batch rest in that epoch. The buffers of `state` are donated.
-    `gradient` and `observe` are as in `update`.
+    `gradient`, `watch` and `observe` are as in `update`; `observe` looks at the first of every 8
+    steps, `watch` at all of them.
 
     Raises ValueError where batch is not in 1 … N or inputs and targets do not pair.
     """
@@ -160,11 +169,39 @@ def run(
         raise ValueError(f"batch is {batch}, expected 1 … {examples}, the number of examples")
     rows = _rows(state, examples, batch, examples // batch if steps is None else steps)
 
-    def advance(state, rows):
-        x, y = jnp.take(inputs, rows, axis=0).T, jnp.take(targets, rows, axis=0).T
-        return update(network, optimizer, state, x, y, gradient, observe)
+    def advance(state, rows, observe=None):
+        x, y = (jnp.take(each, rows, axis=0, mode="clip").T for each in (inputs, targets))
+        return update(network, optimizer, state, x, y, gradient, watch, observe)
 
-    return jax.lax.scan(advance, state, rows)
+    if observe is None:
+        return jax.lax.scan(advance, state, rows)
+    return _scan_observed(advance, functools.partial(advance, observe=observe), state, rows)
+
+
+def _scan_observed(
+    advance: Callable, looked_at: Callable, state: State, rows: Int[Array, "steps m"]
+) -> tuple[State, Metrics]:
+    """The first of every 8 steps by `looked_at`, the others by `advance`.
+
+    Two loops, one in the other: where a branch decided, the parameters would be copied for it.
+    """
+
+    def group(state, rows):
+        state, first = looked_at(state, rows[0])
+        state, others = jax.lax.scan(advance, state, rows[1:])
+        join = lambda one, many: jnp.concatenate([one[None], many])  # noqa: E731
+        return state, (jax.tree.map(join, first._replace(seen=None), others), first.seen)
+
+    whole = len(rows) // OBSERVED * OBSERVED
+    groups = rows[:whole].reshape(-1, OBSERVED, rows.shape[1])
+    state, parts = jax.lax.scan(group, state, groups)
+    metrics, seen = parts[0], parts[1]
+    metrics = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), metrics)
+    if whole < len(rows):
+        state, (rest, last) = group(state, rows[whole:])
+        metrics = jax.tree.map(lambda *parts: jnp.concatenate(parts), metrics, rest)
+        seen = jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), seen, last)
+    return state, metrics._replace(seen=seen)
 
 
 def _check_pairs(inputs: Float[Array, "N p"], targets: Float[Array, "N n"]) -> None:
@@ -177,23 +214,11 @@ def _check_pairs(inputs: Float[Array, "N p"], targets: Float[Array, "N n"]) -> N
 
 
 def _rows(state: State, examples: int, batch: int, steps: int) -> Int[Array, "steps m"]:
-    """The examples of each of the next steps.
-
-    They are drawn before the first step: a permutation costs as much as dozens of small steps, and
-    an order that the steps carried along would be copied in each of them.
-    """
-    in_epoch = examples // batch
-    epoch, position = state.step // in_epoch, state.step % in_epoch
-    touched = (steps - 2) // in_epoch + 2  # at most, from the least convenient position
-
-    def order_of(k):
-        draw = functools.partial(jax.random.permutation, jax.random.fold_in(state.key, epoch + k))
-        needed = k * in_epoch < position + steps
-        order = jax.lax.cond(needed, draw, lambda order: order, jnp.arange(examples))
-        return order[: in_epoch * batch].reshape(in_epoch, batch)
-
-    orders = jax.lax.map(order_of, jnp.arange(touched)).reshape(-1, batch)
-    return jax.lax.dynamic_slice_in_dim(orders, position, steps)
+    """The examples of each of the next steps."""
+    in_epoch, step = examples // batch, state.step + jnp.arange(steps)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(state.key, step // in_epoch)
+    places = (step % in_epoch)[:, None] * batch + jnp.arange(batch)
+    return jax.vmap(permuted, (0, 0, None))(keys, places, examples)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "block"))
@@ -208,7 +233,7 @@ def evaluate(
     """(cost, accuracy) over a data set, a block of examples at a time.
 
     An example counts as right where its largest output is its largest target. Raises ValueError
-    where inputs and targets do not pair, there are none, or block is below 1.
+    where inputs and targets do not pair or do not fit, there are none, or block is below 1.
     """
     _check_pairs(inputs, targets)
     if block < 1:
@@ -218,7 +243,7 @@ def evaluate(
         x, y = example[0][:, None], example[1][:, None]
         trace = forward(network, params, x)
         right = jnp.argmax(trace.activations[-1]) == jnp.argmax(y)
-        return network.cost.cost(trace.zs[-1], trace.activations[-1], y)[0], right
+        return cost(network, trace, y), right
 
     costs, right = jax.lax.map(sums, (inputs, targets), batch_size=min(block, len(inputs)))
     return jnp.mean(costs), jnp.mean(right.astype(costs.dtype))

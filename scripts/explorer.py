@@ -135,36 +135,34 @@ def _(expression, html, letters, mo, pictures, problem, reached):
 
 
 @app.cell(hide_code=True)
-def _(equations, mo, source):
+def _(equations, mo, numbers, source):
+    _shapes = numbers.shapes()
     _about = {
         "BP1 · δᴸ = ∇ₐC ⊙ σ′(zᴸ)": (
             equations.output_error,
-            "∇ₐC (2 × 5) ⊙ σ′ (2 × 5) → δ (2 × 5)",
             "How much the cost minds the output, times how much the output still moves.",
         ),
         "BP2 · δˡ = ((Wˡ⁺¹)ᵀ δˡ⁺¹) ⊙ σ′(zˡ)": (
             equations.hidden_error,
-            "Wᵀ (4 × 2) · δ (2 × 5) ⊙ σ′ (4 × 5) → δ (4 × 5)",
             "Blame runs back along the weights that carried the signal forward; a flat unit "
             "lets none of it through.",
         ),
         "BP3 · ∂C/∂Wˡ = (1/m) δˡ (aˡ⁻¹)ᵀ": (
             equations.weight_gradient,
-            "δ (4 × 5) · aᵀ (5 × 3) → ∂C/∂W (4 × 3)",
             "A weight is to blame as far as its unit erred while its input spoke.",
         ),
         "BP4 · ∂C/∂bˡ = (1/m) Σᵢ δˡᵢ": (
             equations.bias_gradient,
-            "δ (4 × 5) → ∂C/∂b (4 × 1)",
             "A bias is a weight whose input is always 1: the error itself, averaged.",
         ),
     }
     _open = {
         title: mo.md(
-            f"{words}\n\nShapes in a (3, 4, 2) network with five examples: {shapes}\n\n"
+            f"{words}\n\nShapes in a (3, 4, 2) network with five examples, layer 2's for BP1 and "
+            f"layer 1's for the others: {_shapes[function.__name__]}\n\n"
             f"```python\n{source.getsource(function)}```"
         )
-        for title, (function, shapes, words) in _about.items()
+        for title, (function, words) in _about.items()
     }
     mo.vstack([mo.md("## 3 · The four equations"), mo.accordion(_open, multiple=True)])
     return

@@ -46,6 +46,7 @@ class Options:
     """Where the figure goes."""
 
 
+LOOKING = {"watch": flow.active, "observe": flow.observe}
 # Hidden activation, initialisation, which learning rate: the two rows of each column compare.
 CASES = (
     ("sigmoid", "xavier", "learning_rate"),
@@ -76,10 +77,8 @@ def history(options: Options, case: tuple[str, str, str]) -> tuple[dict, float, 
     sentences = flow.explain(network, flow.gains(network, state.params, x, y))
     epochs = []
     for _ in range(options.epochs):
-        state, metrics = train.run(
-            network, optimizer, state, *rows, batch=options.batch, observe=flow.observe
-        )
-        epochs.append(jax.tree.map(np.asarray, flow.over_epoch(metrics.seen)))
+        state, metrics = train.run(network, optimizer, state, *rows, batch=options.batch, **LOOKING)
+        epochs.append(jax.tree.map(np.asarray, flow.over_epoch(metrics.seen, metrics.watched)))
     accuracy = float(train.evaluate(network, state.params, *test_rows)[1])
     table = {name: np.stack([epoch[name] for epoch in epochs]) for name in epochs[0]}
     return table, accuracy, sentences
@@ -92,11 +91,11 @@ def cost_of_looking(sizes: tuple[int, ...], batch: int) -> float:
     inputs = jax.random.uniform(keys[0], (40 * batch, sizes[0]))
     targets = jax.nn.one_hot(jax.random.randint(keys[1], len(inputs), 0, 10), 10)
 
-    def epoch(observe):
+    def epoch(**looking):
         state = train.start(network, optimizer, jax.random.key(1))
-        return train.run(network, optimizer, state, inputs, targets, batch=batch, observe=observe)
+        return train.run(network, optimizer, state, inputs, targets, batch=batch, **looking)
 
-    calls = {"plain": functools.partial(epoch, None), "seen": lambda: epoch(flow.observe)}
+    calls = {"plain": epoch, "seen": functools.partial(epoch, **LOOKING)}
     return ratio(interleaved(calls, 21), "seen", "plain")[0]
 
 

@@ -335,10 +335,11 @@ def main(options: Options) -> None:
                 batch=options.batch,
                 steps=steps,
                 gradient=gradient,
+                watch=flow.active if options.flow else None,
                 observe=flow.observe if options.flow else None,
             )
             metrics = jax.device_get(metrics)
-            seen += [metrics.seen] if options.flow else []
+            seen += [(metrics.seen, metrics.watched)] if options.flow else []
             stop_if_not_finite(network, metrics, int(state.step))
             history["partial"] += [float(loss) for loss in metrics.loss]
             history["seconds"].append((time.perf_counter() - begin) / steps * in_epoch)
@@ -346,7 +347,7 @@ def main(options: Options) -> None:
                 end_epoch(history, network, state.params, rows, test_rows)
                 if options.flow:
                     whole = jax.tree.map(lambda *parts: np.concatenate(parts), *seen)
-                    by_layer = flow.over_epoch(whole)
+                    by_layer = flow.over_epoch(*whole)
                     history["flow"].append({k: v.tolist() for k, v in by_layer.items()})
                     seen = []
                 progress.update(task, advance=1, description=summary(history))

@@ -5,7 +5,7 @@
     python tests/campaigns.py full-disk --count 50
     python tests/campaigns.py damage --count 5000
     python tests/campaigns.py idx --count 2000
-    python tests/campaigns.py fuzz --count 10000   (not clean yet: see docs/campaigns.md)
+    python tests/campaigns.py fuzz --count 10000
 
 The exit status is 1 where a trial failed, or where the campaign's *control*, a few trials of a
 program with a planted fault, did not fail. The suite runs each campaign shortened

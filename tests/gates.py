@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbackprop import Layer, forward
+
 
 def eps(dtype) -> float:
     return float(jnp.finfo(dtype).eps)
@@ -41,6 +43,27 @@ def g2(candidate, reference, bound, terms: int) -> bool:
             as_float64(candidate), as_float64(reference), as_float64(bound), strict=True
         )
     )
+
+
+def absolute_pass(network, params, x, y):
+    """B of gate G2: the backward pass on absolute values, every sum without cancellation."""
+    trace = forward(network, params, x)
+    a = [abs(np.asarray(a, np.float64)) for a in trace.activations]
+
+    def slope(l):
+        own = network.sigma(l).derivative(trace.zs[l - 1], trace.activations[l])
+        return abs(np.asarray(own, np.float64))
+
+    delta = a[-1] + abs(np.asarray(y, np.float64))
+    if network.cost.error is None:
+        delta *= slope(network.depth)
+    bounds = []
+    for l in reversed(range(len(params))):
+        mean = delta @ a[l].T / x.shape[1], delta.mean(1, keepdims=True)
+        bounds.append(Layer(*mean))
+        if l:
+            delta = (abs(np.asarray(params[l].W, np.float64)).T @ delta) * slope(l)
+    return tuple(reversed(bounds))
 
 
 def g3(candidate, reference, truth) -> bool:

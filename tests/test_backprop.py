@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from gates import as_float64, g1, g2, g3, g4
+from gates import absolute_pass, as_float64, g1, g2, g3, g4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,24 +44,6 @@ manual = jax.jit(backprop)
 
 def up(tree):
     return jax.tree.map(lambda leaf: leaf.astype("float64"), tree)
-
-
-def absolute_pass(network, params, x, y):
-    """B of gate G2: the backward pass on absolute values, every sum without cancellation."""
-    trace = forward(network, params, x)
-    a = [abs(np.asarray(a, np.float64)) for a in trace.activations]
-    slopes = [
-        abs(np.asarray(network.sigma(l + 1).derivative(z, a_), np.float64))
-        for l, (z, a_) in enumerate(zip(trace.zs, trace.activations[1:], strict=True))
-    ]
-    delta = (a[-1] + abs(np.asarray(y, np.float64))) * slopes[-1]
-    bounds = []
-    for l in reversed(range(len(params))):
-        mean = delta @ a[l].T / x.shape[1], delta.mean(1, keepdims=True)
-        bounds.append(Layer(*mean))
-        if l:
-            delta = (abs(np.asarray(params[l].W, np.float64)).T @ delta) * slopes[l - 1]
-    return tuple(reversed(bounds))
 
 
 CASES = [

@@ -106,6 +106,17 @@ def test_the_equations_and_autodiff_agree_on_the_matrix_network():
             np.testing.assert_allclose(manual, automatic, rtol=1e-4, atol=1e-7)
 
 
+def test_the_shapes_of_the_equations_are_the_texts():
+    found = {name: re.findall(r"(\d) × (\d)", line) for name, line in numbers.shapes().items()}
+    written = {
+        "output_error": "25 25 25",
+        "hidden_error": "24 25 45 45",
+        "weight_gradient": "45 35 43",
+        "bias_gradient": "45 41",
+    }
+    assert found == {name: [tuple(pair) for pair in line.split()] for name, line in written.items()}
+
+
 def test_one_program_trains_every_activation():
     before = numbers._descend._cache_size()
     costs = [numbers.train("moons", each, "xavier", 0.3).cost for each in numbers.HIDDEN]

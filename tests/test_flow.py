@@ -47,31 +47,73 @@ def seen(network, params, x, y):
     trace = forward(network, params, x)
     errors = backward(network, params, trace, y)
     updates = jax.tree.map(lambda g: -0.1 * g, errors.gradients)
-    return flow.observe(network, params, trace, errors, updates)
+    seen = (network, params, trace, errors, updates)
+    return flow.observe(*seen), flow.active(*seen)
+
+
+def as_numpy_sees_it(hidden, params, x, y):
+    """What `observe` should find, with the bound on each: 0.011 is less than a unit's example."""
+    zs, activations, deltas, _, gradients = chapter(hidden, params, x, y)
+    norm, m = np.linalg.norm, x.shape[1]
+    W = [np.asarray(layer.W) for layer in unstack(params)]
+    _, slope, best = SIGMAS[hidden]
+    slopes = [slope(z) for z in zs[:-1]]
+    return {
+        "weights": [norm(g) for g in gradients],
+        "errors": [norm(d) / m**0.5 for d in deltas],
+        "activations": [norm(a) / m**0.5 for a in activations[1:]],
+        "updates": [0.1 * norm(g) / norm(w) for g, w in zip(gradients, W, strict=True)],
+        "saturated": [np.mean(s < 0.04 * best) for s in slopes],
+        "active": np.concatenate([(s > 0).any(1) for s in slopes]),
+    }
+
+
+def differing(found, expected):
+    """The names of what is not as it should be."""
+    found, active = found
+    units = np.concatenate([np.ravel(units) for units in active])
+    wrong = [] if np.array_equal(units, expected["active"]) else ["active"]
+    for name in ("weights", "errors", "activations", "updates", "saturated"):
+        rtol, atol = (0, 0.011) if name == "saturated" else (2e-4, 0)
+        if not np.allclose(getattr(found, name), expected[name], rtol=rtol, atol=atol):
+            wrong.append(name)
+    return wrong
 
 
 @pytest.mark.parametrize(("hidden", "sizes"), CASES)
 def test_each_step_is_seen_as_numpy_sees_it(hidden, sizes):
     network, params, x, y = problem(hidden, sizes, scale=1.5)
-    zs, activations, deltas, _, gradients = chapter(hidden, params, x, y)
     found = jax.jit(seen, static_argnums=0)(network, params, x, y)
-    norm, m = np.linalg.norm, x.shape[1]
-    W = [np.asarray(layer.W) for layer in unstack(params)]
-    expected = {
-        "weights": [norm(g) for g in gradients],
-        "errors": [norm(d) / m**0.5 for d in deltas],
-        "activations": [norm(a) / m**0.5 for a in activations[1:]],
-        "updates": [0.1 * norm(g) / norm(w) for g, w in zip(gradients, W, strict=True)],
-    }
-    for name, values in expected.items():
-        np.testing.assert_allclose(getattr(found, name), values, rtol=2e-4, err_msg=name)
-    _, slope, best = SIGMAS[hidden]
-    slopes = [slope(z) for z in zs[:-1]]
-    np.testing.assert_allclose(
-        found.saturated, [np.mean(s < 0.04 * best) for s in slopes], atol=0.011
-    )  # within one unit of one example
-    active = np.concatenate([np.ravel(units) for units in found.active])
-    np.testing.assert_array_equal(active, np.concatenate([(s > 0).any(1) for s in slopes]))
+    assert differing(found, as_numpy_sees_it(hidden, params, x, y)) == []
+
+
+FAULTS = {
+    "largest entries for norms": (
+        "_norm",
+        lambda norm: lambda array, scale=1.0: jnp.max(jnp.abs(array), (-2, -1)),
+        {"weights", "errors", "activations", "updates"},
+    ),
+    "layers from the last to the first": (
+        "_by_layer",
+        lambda by_layer: lambda values: by_layer(values)[::-1],
+        {"weights", "errors", "activations", "updates", "saturated"},
+    ),
+    "σ′ where it is not": (
+        "_slopes",
+        lambda slopes: lambda *a: [jnp.zeros_like(s) for s in slopes(*a)],
+        {"saturated", "active"},
+    ),
+    "saturated below half the steepest σ′": ("SATURATED", lambda share: 0.5, {"saturated"}),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_flow_seen_wrongly_is_rejected(fault, monkeypatch):
+    network, params, x, y = problem("tanh", SIZES[0], scale=1.5)
+    name, wrong, noticed = FAULTS[fault]
+    monkeypatch.setattr(flow, name, wrong(getattr(flow, name)))
+    found = seen(network, params, x, y)
+    assert set(differing(found, as_numpy_sees_it("tanh", params, x, y))) == noticed
 
 
 def test_saturation_is_where_the_textbook_sees_it():
@@ -80,14 +122,15 @@ def test_saturation_is_where_the_textbook_sees_it():
     for hidden, expected in (("sigmoid", 0.4), ("relu", 0.6)):
         network = Network((1, 1, 1), hidden, "identity")
         params = (Layer(jnp.ones((1, 1)), jnp.zeros((1, 1))),) * 2
-        found = seen(network, params, z, jnp.zeros((1, 5)))
+        found, _ = seen(network, params, z, jnp.zeros((1, 5)))
         np.testing.assert_allclose(found.saturated, [expected], rtol=1e-6)
 
 
-def test_an_observed_run_is_the_run_and_dead_units_are_those_never_active_in_the_epoch():
+@pytest.mark.parametrize("steps", [5, 8, 20])
+def test_an_observed_run_is_the_run_and_dead_units_are_those_never_active_in_the_epoch(steps):
     network = Network((2, 4, 2), "relu", "softmax", "cross_entropy")
-    inputs = jax.random.uniform(jax.random.key(0), (40, 2))
-    targets = jnp.eye(2)[jnp.arange(40) % 2]
+    inputs = jax.random.uniform(jax.random.key(0), (8 * steps, 2))
+    targets = jnp.eye(2)[jnp.arange(8 * steps) % 2]
     optimizer = optax.sgd(0.1)
 
     def begin():
@@ -96,17 +139,25 @@ def test_an_observed_run_is_the_run_and_dead_units_are_those_never_active_in_the
         bias = first.b.at[0].set(-50.0)  # no input reaches this unit
         return state._replace(params=(Layer(first.W, bias), state.params[1]))
 
-    arguments = (network, optimizer, begin(), inputs, targets)
-    state, metrics = train.run(*arguments, batch=8, observe=flow.observe)
-    plain, plain_metrics = train.run(network, optimizer, begin(), inputs, targets, batch=8)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.params, plain.params
-    )
+    def run(**looking):
+        return train.run(network, optimizer, begin(), inputs, targets, batch=8, **looking)
+
+    state, metrics = run(watch=flow.active, observe=flow.observe)
+    plain, plain_metrics = run()
+    every, each = run(watch=flow.observe)
+    for other in (plain, every):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.params, other.params
+        )
     np.testing.assert_allclose(metrics.loss, plain_metrics.loss, rtol=1e-5)
+    np.testing.assert_array_equal(metrics.bad_layer, np.zeros(steps))
     assert plain_metrics.seen is None
-    assert metrics.seen.weights.shape == (5, 2)
-    summary = flow.over_epoch(metrics.seen)
-    ever = np.asarray(metrics.seen.active[0]).any(0)
+    jax.tree.map(  # the first of every 8 steps
+        lambda a, b: np.testing.assert_allclose(a, b[::8], rtol=1e-4), metrics.seen, each.watched
+    )
+    summary = flow.over_epoch(metrics.seen, metrics.watched)
+    assert metrics.watched[0].shape == (steps, 4)
+    ever = np.asarray(metrics.watched[0]).any(0)
     assert not ever[0]
     np.testing.assert_allclose(summary["dead"], [np.mean(~ever)])
     np.testing.assert_allclose(summary["weights"], metrics.seen.weights.mean(0), rtol=1e-6)
@@ -159,7 +210,7 @@ def test_errors_far_below_the_root_of_the_least_number_are_not_taken_for_zero():
     """Forty sigmoids: ‖δ¹‖ is about 1e-24, whose square is 0 in float32."""
     network, params, x, y = problem("sigmoid", (30,) * 41, shift=0)
     _, _, deltas, carried, gradients = chapter("sigmoid", params, x, y)
-    found = seen(network, params, x, y)
+    found, _ = seen(network, params, x, y)
     norms = [np.linalg.norm(d) / x.shape[1] ** 0.5 for d in deltas]
     assert norms[0] < 1e-22
     np.testing.assert_allclose(found.errors, norms, rtol=1e-3)

@@ -54,25 +54,62 @@ def test_gradients_and_norms_are_those_of_one_gradient_an_example(case):
     assert g1(norms, norms_of(reference), network.depth, norms.dtype)
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_moments_and_clipped_means_are_those_of_one_gradient_an_example(case):
-    network, *arguments = problem(*case)
+def right(network, *arguments):
+    """Which moments and clipped means are those of one gradient an example."""
     reference = by_autodiff(network, *arguments)
-    square = jax.jit(per_example.second_moment)(network, *arguments)
-    expected = reduced(lambda g: np.mean(g**2, 0), reference)
-    assert g1(square, expected, network.depth, "float32")
-    spread = jax.jit(per_example.variance)(network, *arguments)
+    square, spread = (
+        jax.jit(lambda *args, f=f: f(network, *args))(*arguments)
+        for f in (per_example.second_moment, per_example.variance)
+    )
+    moment = reduced(lambda g: np.mean(g**2, 0), reference)
     gap = as_float64(spread), as_float64(reduced(lambda g: np.var(g, 0), reference))
     unit = jnp.finfo("float32").eps * 8 * (network.depth + 1)  # of the moment that it is less than
-    for ours, theirs, moment in zip(*gap, as_float64(expected), strict=True):
-        assert np.linalg.norm(ours - theirs) <= unit * np.linalg.norm(moment)
     norms = norms_of(reference)
     limit = float(np.median(norms))
     share = np.minimum(1, limit / norms)
-    expected = reduced(lambda g: np.tensordot(share, g, 1) / len(share), reference)
-    clipped = jax.jit(per_example.clipped_mean)(network, *arguments, limit)
     assert 0 < np.mean(share < 1) < 1
-    assert g1(clipped, expected, network.depth, "float32")
+    clipped = jax.jit(lambda *args: per_example.clipped_mean(network, *args, limit))(*arguments)
+    expected = reduced(lambda g: np.tensordot(share, g, 1) / len(share), reference)
+    return {
+        "second_moment": g1(square, moment, network.depth, "float32"),
+        "variance": all(
+            np.linalg.norm(ours - theirs) <= unit * np.linalg.norm(whole)
+            for ours, theirs, whole in zip(*gap, as_float64(moment), strict=True)
+        ),
+        "clipped_mean": g1(clipped, expected, network.depth, "float32"),
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_moments_and_clipped_means_are_those_of_one_gradient_an_example(case):
+    assert all(right(*problem(*case)).values())
+
+
+FAULTS = {
+    "a sum for the mean": ("_mean", lambda mean: lambda delta, a: scaled(mean(delta, a), 9)),
+    "δ of the mean cost": ("_columns", lambda columns: lambda *a: scaled(columns(*a), 1 / 9)),
+    "inputs with 1 added": ("_mean", lambda mean: lambda delta, a: mean(delta, 1 + a)),
+}
+
+
+def scaled(tree, factor):
+    return jax.tree.map(lambda leaf: factor * leaf, tree)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_wrong_moments_variances_and_clipped_means_are_rejected(fault, monkeypatch):
+    name, wrong = FAULTS[fault]
+    monkeypatch.setattr(per_example, name, wrong(getattr(per_example, name)))
+    assert not any(right(*problem(*CASES[0])).values())
+
+
+def test_a_clip_by_norms_without_the_biases_is_rejected(monkeypatch):
+    def without(delta, a):
+        return jnp.sum(delta**2, -2) * jnp.sum(a**2, -2)
+
+    monkeypatch.setattr(per_example, "_squared_norms", without)
+    found = right(*problem(*CASES[0]))
+    assert found == {"second_moment": True, "variance": True, "clipped_mean": False}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
@@ -103,7 +140,7 @@ def test_the_clipped_mean_is_never_longer_than_the_limit_and_zero_gradients_stay
 
 
 def test_the_noise_scale_is_unbiased_noise_over_unbiased_signal(x64):
-    """Against the covariance matrix itself."""
+    """Against the covariance matrix itself; the biased estimates are further away."""
     network, *arguments = problem("softmax", "cross_entropy", "tanh", (3, 4, 2), 50, "float64")
     flat = np.concatenate(
         [g.reshape(50, -1) for g in as_float64(by_autodiff(network, *arguments))], axis=1
@@ -112,6 +149,8 @@ def test_the_noise_scale_is_unbiased_noise_over_unbiased_signal(x64):
     signal = np.sum(flat.mean(0) ** 2) - noise / 50
     found = per_example.gradient_noise_scale(network, *arguments)
     np.testing.assert_allclose(found, (noise / signal, noise, signal), rtol=1e-10)
+    biased = noise * 49 / 50, np.sum(flat.mean(0) ** 2)
+    assert all(abs(b - f) > 1e-3 * f for b, f in zip(biased, found[1:], strict=True))
 
 
 def test_squares_beyond_float16_neither_overflow_nor_clip_everything():

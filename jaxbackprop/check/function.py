@@ -29,9 +29,12 @@ def flatten(f: Callable[..., Any], args: tuple, argnums: int | tuple[int, ...]) 
     """f on a float64 copy of its arguments where it takes one, else on the arguments.
 
     Raises ValueError where f is not scalar, not real, not finite at the arguments or gives another
-    value when it is called again, or where the arguments in `argnums` are not real floating point.
+    value when it is called again, or where the arguments in `argnums` are not there or not real
+    floating point.
     """
     for index in (argnums,) if isinstance(argnums, int) else argnums:
+        if not -len(args) <= index < len(args):
+            raise ValueError(f"argnums is {argnums}, f was given {len(args)} arguments")
         named_leaves(args[index], f"argument {index}")
     try:
         return _flat(f, args, argnums, wide=True)

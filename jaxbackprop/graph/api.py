@@ -70,10 +70,12 @@ def vjp(f: Callable, *primals: Any) -> tuple[Any, Callable]:
         for (path, c), o in zip(
             jax.tree_util.tree_leaves_with_path(ct), jax.tree.leaves(out), strict=True
         ):
-            if jnp.shape(c) != jnp.shape(o) or (is_real(o) and jnp.result_type(c) != o.dtype):
+            kind = _kind(c)
+            shape = () if isinstance(kind, str) else jnp.shape(c)
+            if shape != jnp.shape(o) or (is_real(o) and kind != o.dtype):
                 raise TypeError(
                     f"the cotangent{jax.tree_util.keystr(path)} is "
-                    f"{jnp.result_type(c)}{list(jnp.shape(c))}, the output {o.dtype}{list(o.shape)}"
+                    f"{kind}{list(shape)}, the output {o.dtype}{list(o.shape)}"
                 )
         return pullback(ct)
 
@@ -118,14 +120,19 @@ def places(argnums: int | Sequence[int], args: Sequence) -> tuple[int, ...]:
             given = f"{len(args)} positional argument{'' if len(args) == 1 else 's'}"
             raise TypeError(f"{argnums=} asks for argument {i}, but the call has {given}")
         for path, leaf in jax.tree_util.tree_leaves_with_path(args[i]):
-            known = isinstance(leaf, (int, float, complex)) or hasattr(leaf, "dtype")
-            kind = jnp.result_type(leaf) if known else type(leaf).__name__
-            if not (known and jnp.issubdtype(kind, jnp.floating)):
+            kind = _kind(leaf)
+            if isinstance(kind, str) or not jnp.issubdtype(kind, jnp.floating):
                 raise TypeError(
                     f"grad requires real inputs (of a floating dtype), but "
                     f"argument {i}{jax.tree_util.keystr(path)} is {kind}"
                 )
     return chosen
+
+
+def _kind(leaf: Any) -> Any:
+    """The dtype of a number or an array, the name of its type for anything else."""
+    known = isinstance(leaf, (int, float, complex)) or hasattr(leaf, "dtype")
+    return jnp.result_type(leaf) if known else type(leaf).__name__
 
 
 def check_pair(out: Any) -> None:

@@ -1,6 +1,7 @@
 """The numbers of each part. All of them come from the library's own functions."""
 
 import functools
+import inspect as source
 from typing import Any, NamedTuple
 
 import jax
@@ -94,6 +95,32 @@ def inspection(text: str, values: tuple[float, ...]) -> tuple[Expression, Inspec
 def drawn(text: str, values: tuple[float, ...]) -> str:
     """The graph as SVG. Needs pygraphviz."""
     return inspection(text, values)[1].draw()
+
+
+@functools.cache
+def shapes() -> dict[str, str]:
+    """What each equation takes and gives in a (3, 4, 2) network with five examples."""
+    network, x, y = Network((3, 4, 2), "tanh"), jnp.ones((3, 5)), jnp.zeros((2, 5))
+    params = init(network, jax.random.key(0))
+    trace = forward(network, params, x)
+    (z1, z2), (_, a1, a2) = trace
+    delta1, delta2 = backward(network, params, trace, y).deltas
+    taken = {
+        equations.output_error: (network.cost.gradient(a2, y), network.sigma(2).derivative(z2, a2)),
+        equations.hidden_error: (params[1].W, delta2, network.sigma(1).derivative(z1, a1)),
+        equations.weight_gradient: (delta1, x),
+        equations.bias_gradient: (delta1,),
+    }
+    written = {}
+    for equation, arrays in taken.items():
+        named = zip(source.signature(equation).parameters, arrays, strict=True)
+        given = ", ".join(f"`{name}` {_size(array)}" for name, array in named)
+        written[equation.__name__] = f"{given} → {_size(equation(*arrays))}"
+    return written
+
+
+def _size(array: jax.Array) -> str:
+    return " × ".join(map(str, array.shape))
 
 
 SCALAR = {"x": 0.5, "w₁": 0.8, "b₁": -0.2, "w₂": 1.2, "b₂": -0.5, "y": 1.0}
