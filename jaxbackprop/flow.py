@@ -1,8 +1,8 @@
 """What the backward pass looks like: how large things are, layer by layer, and where they vanish.
 
-`train.run(watch=flow.active, observe=flow.observe)` gathers, inside the jitted epoch, which units are
-active at each step, and norms at every 8th; `over_epoch` sums them up. `gains` splits the way of δ
-from layer to layer into its two factors.
+`train.run(watch=flow.active, observe=flow.observe)` gathers, inside the jitted epoch, which units
+are active at each step, and norms at every 8th; `over_epoch` sums them up. `gains` splits the way
+of δ from layer to layer into its two factors.
 All norms are of the typical example, so that they do not depend on the size of the batch.
 """
 
