@@ -8,22 +8,31 @@ import gzip
 import math
 import pathlib
 import zlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int
 
+T = TypeVar("T")
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GZIP_RATIO = 1032  # deflate cannot expand a byte to more than this
 
 
-class Split(NamedTuple):
-    """N examples in rows, and their class labels."""
+Share = Callable[[int], range]
 
-    inputs: Float[np.ndarray, "N p"]
+
+class Split(NamedTuple):
+    """The class labels of N examples; and in rows the inputs of those in `rows`, by default all."""
+
+    inputs: Float[np.ndarray, "own p"]
     labels: Int[np.ndarray, " N"]
+    rows: range
+
+
+def _all(examples: int) -> range:
+    return range(examples)
 
 
 def one_hot(
@@ -58,9 +67,10 @@ def check_labels(labels: ArrayLike | Sequence[int], classes: int) -> Int[np.ndar
     return values
 
 
-def digits(test_fraction: float = 0.2, seed: int = 0) -> tuple[Split, Split]:
+def digits(test_fraction: float = 0.2, seed: int = 0, share: Share = _all) -> tuple[Split, Split]:
     """The 1,797 scanned digits of 8 × 8 pixels that scikit-learn ships, as (train, test).
 
+    `share` is as in `idx_folder`.
     E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI (1998).
     """
     from sklearn.datasets import load_digits  # takes seconds to import: only where it is wanted
@@ -70,28 +80,43 @@ def digits(test_fraction: float = 0.2, seed: int = 0) -> tuple[Split, Split]:
     inputs = (images[order] / 16).astype(np.float32)
     cut = round(len(labels) * (1 - test_fraction))
     labels = labels[order].astype(np.int32)
-    return Split(inputs[:cut], labels[:cut]), Split(inputs[cut:], labels[cut:])
+    train, test = share(cut), share(len(labels) - cut)
+    return (
+        Split(inputs[:cut][_slice(train)], labels[:cut], train),
+        Split(inputs[cut:][_slice(test)], labels[cut:], test),
+    )
 
 
-def idx_folder(folder: str | pathlib.Path) -> tuple[Split, Split]:
+def _slice(rows: range) -> slice:
+    return slice(rows.start, rows.stop)
+
+
+def idx_folder(folder: str | pathlib.Path, share: Share = _all) -> tuple[Split, Split]:
     """(train, test) from a folder with MNIST's four files, plain or gzipped.
+
+    share(N) are the rows of N whose inputs are wanted: one of many processes reads its own, and
+    all labels, a byte each.
 
     Raises FileNotFoundError that names the missing file, and ValueError as `read_idx` does or where
     images and labels do not pair.
     """
-    return _idx_pair(pathlib.Path(folder), "train"), _idx_pair(pathlib.Path(folder), "t10k")
+    folder = pathlib.Path(folder)
+    return _idx_pair(folder, "train", share), _idx_pair(folder, "t10k", share)
 
 
-def _idx_pair(folder: pathlib.Path, part: str) -> Split:
-    images = read_idx(_find(folder, f"{part}-images", "idx3-ubyte"))
+def _idx_pair(folder: pathlib.Path, part: str, share: Share) -> Split:
+    path = _find(folder, f"{part}-images", "idx3-ubyte")
     labels = read_idx(_find(folder, f"{part}-labels", "idx1-ubyte"))
-    if labels.ndim != 1 or images.ndim < 2 or len(images) != len(labels) or not len(labels):
+    shape = idx_shape(path)
+    if labels.ndim != 1 or len(shape) < 2 or shape[0] != len(labels) or not len(labels):
         raise ValueError(
-            f"{folder}: {part} images have shape {images.shape}, labels {labels.shape}: no pairs"
+            f"{folder}: {part} images have shape {shape}, labels {labels.shape}: no pairs"
         )
+    rows = share(len(labels))
+    images = read_idx(path, rows)
     scale = 255 if images.dtype == np.uint8 else 1
-    inputs = images.reshape(len(images), -1).astype(np.float32) / scale
-    return Split(inputs, labels.astype(np.int32))
+    inputs = images.reshape(len(images), math.prod(shape[1:])).astype(np.float32) / scale
+    return Split(inputs, labels.astype(np.int32), rows)
 
 
 def _find(folder: pathlib.Path, stem: str, kind: str) -> pathlib.Path:
@@ -103,25 +128,35 @@ def _find(folder: pathlib.Path, stem: str, kind: str) -> pathlib.Path:
     raise FileNotFoundError(f"{folder} has no {stem}-{kind}, plain or .gz")
 
 
-def read_idx(path: str | pathlib.Path) -> np.ndarray:
-    """The array in an IDX file, plain or gzipped (format: Y. LeCun's MNIST page).
+def read_idx(path: str | pathlib.Path, rows: range | None = None) -> np.ndarray:
+    """The array in an IDX file, plain or gzipped (format: Y. LeCun's MNIST page); or some rows.
 
     Raises ValueError, naming the file, for a wrong magic number, an unknown type, a length other
-    than the header's, trailing bytes or damaged compression. Nothing is allocated before the header
-    is known to be one that the file can hold.
+    than the header's, trailing bytes, damaged compression, or rows that are not there. Nothing is
+    allocated before the header is known to be one that the file can hold.
     """
+    return _opened(path, lambda file, room: _read_idx(file, room, rows))
+
+
+def idx_shape(path: str | pathlib.Path) -> tuple[int, ...]:
+    """The shape that the header of an IDX file names. Raises ValueError as `read_idx` does."""
+    return _opened(path, lambda file, room: _read_header(file, room)[0])
+
+
+def _opened(path: str | pathlib.Path, read: Callable[[Any, int], T]) -> T:
+    """read(file, the bytes that it can hold), with what goes wrong named by the path."""
     path = pathlib.Path(path)
     with path.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         room = path.stat().st_size * (GZIP_RATIO if zipped else 1)
         try:
-            return _read_idx(gzip.GzipFile(fileobj=raw) if zipped else raw, room)
+            return read(gzip.GzipFile(fileobj=raw) if zipped else raw, room)
         except (ValueError, EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{path} is not a sound IDX file: {error}") from None
 
 
-def _read_idx(file, room: int) -> np.ndarray:
+def _read_header(file: Any, room: int) -> tuple[tuple[int, ...], np.dtype]:
     head = file.read(4)
     if len(head) < 4:
         raise ValueError("it ends inside the magic number")
@@ -131,14 +166,26 @@ def _read_idx(file, room: int) -> np.ndarray:
     sizes = file.read(4 * rank)
     if len(sizes) < 4 * rank:
         raise ValueError("it ends inside the header")
-    shape = tuple(np.frombuffer(sizes, ">u4").tolist())
-    dtype = np.dtype(IDX_TYPES[kind])
+    shape, dtype = tuple(np.frombuffer(sizes, ">u4").tolist()), np.dtype(IDX_TYPES[kind])
     length = math.prod(shape) * dtype.itemsize
     if length > room:
         raise ValueError(f"the header promises {length} bytes, the file can hold {room} at most")
-    body = file.read(length)
-    if len(body) != length:
-        raise ValueError(f"the header promises {length} bytes, {len(body)} follow")
+    return shape, dtype
+
+
+def _read_idx(file: Any, room: int, rows: range | None = None) -> np.ndarray:
+    shape, dtype = _read_header(file, room)
+    own = range(shape[0]) if rows is None else rows
+    if not 0 <= own.start <= own.stop <= shape[0]:
+        raise ValueError(f"rows {own.start} to {own.stop} of {shape[0]} were asked for")
+    row, begin = math.prod(shape[1:]) * dtype.itemsize, file.tell()
+    length = shape[0] * row
+    file.seek(begin + own.start * row)
+    body = file.read(len(own) * row)
+    end = min(file.seek(begin + length), room)  # one may go past the end of a plain file
+    if end < begin + length:
+        raise ValueError(f"the header promises {length} bytes, {end - begin} follow")
     if file.read(1):
         raise ValueError(f"bytes follow the {length} that the header promises")
-    return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    own_shape = (len(own), *shape[1:])
+    return np.frombuffer(body, dtype).reshape(own_shape).astype(dtype.newbyteorder("="))

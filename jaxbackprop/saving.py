@@ -59,7 +59,7 @@ def save(folder: pathlib.Path, state: Any, description: dict, history: dict) -> 
             if other >= step or not (folder / str(other) / SEAL).is_file():
                 _remove(folder / str(other))
         place.mkdir(parents=True)
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             checkpointer.save(place / ARRAYS, _arrays(state))
         _seal(place, state, description, history)
         for other in _steps(folder)[KEPT:]:
@@ -68,6 +68,15 @@ def save(folder: pathlib.Path, state: Any, description: dict, history: dict) -> 
         # tensorstore ends a line of paths with the reason, and then a specification in brackets
         reason = getattr(error, "strerror", None) or str(error).split(" [")[0].rsplit(": ", 1)[-1]
         raise OSError(f"{place} could not be saved: {reason}") from error
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """One that waits for no other process: the one that calls has all of the state."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def _steps(folder: pathlib.Path) -> list[int]:
@@ -120,7 +129,7 @@ def restore(folder: pathlib.Path, like: Any, description: dict) -> Saved:
         _same("array", seal["arrays"], _types(like))
         _same_environment(seal["environment"])
         types = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in _arrays(like).items()}
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             arrays = checkpointer.restore(folder / str(step) / ARRAYS, types)
         return Saved(_rebuild(like, arrays), step, seal["history"])
     raise ValueError(f"{folder} holds no sound state to resume from")

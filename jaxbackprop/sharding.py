@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -61,6 +62,24 @@ def make_mesh(data: int, model: int = 1) -> Mesh:
 def place(mesh: Mesh, tree, spec: P = EXAMPLES):
     """The arrays of a tree on the mesh: by default, examples in columns, divided."""
     return jax.device_put(tree, NamedSharding(mesh, spec))
+
+
+def own_rows(examples: int, devices: int) -> range:
+    """The rows of a data set that this process reads: those of its devices, as equal as can be."""
+    each = -(-examples // devices) * (devices // jax.process_count())
+    first = min(jax.process_index() * each, examples)
+    return range(first, min(first + each, examples))
+
+
+def gathered(mesh: Mesh, own: Float[np.ndarray, "own p"], examples: int) -> Float[Array, "N p"]:
+    """The rows that each process has read, `own_rows`, on every device: one all-gather."""
+    devices = mesh.shape["data"]
+    each = -(-examples // devices)
+    missing = each * (devices // jax.process_count()) - len(own)  # N need not be a multiple
+    padded = jax.make_array_from_process_local_data(
+        NamedSharding(mesh, P("data")), np.pad(own, ((0, missing), (0, 0)))
+    )
+    return jax.jit(lambda rows: rows[:examples], out_shardings=NamedSharding(mesh, P()))(padded)
 
 
 def data_parallel(

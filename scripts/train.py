@@ -34,6 +34,7 @@ import numpy as np
 import optax
 import psutil
 import tyro
+from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -112,8 +113,8 @@ class Options:
             )
         if self.flow and self.devices > 1:
             raise ValueError("--flow looks at the δ of one device: leave out --devices")
-        if self.num_processes > 1 and (self.save_every or self.resume):
-            raise ValueError("--save-every and --resume are for one process")
+        if self.num_processes > 1 and self.run_dir is None:
+            raise ValueError("--num-processes above 1 needs --run-dir, a folder that all can read")
         for name in ("batch", "epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}, expected at least 1")
@@ -236,8 +237,12 @@ def reach(options: Options) -> None:
 
 
 def load(options: Options) -> tuple[Network, tuple[data.Split, data.Split]]:
-    """The data, and the network that fits them."""
-    splits = data.idx_folder(options.data_dir) if options.data_dir else data.digits()
+    """The data, of which each process reads its share, and the network that fits them."""
+    share = functools.partial(sharding.own_rows, devices=options.devices)
+    if options.data_dir:
+        splits = data.idx_folder(options.data_dir, share)
+    else:
+        splits = data.digits(share=share)
     examples = splits[0]
     classes = int(examples.labels.max()) + 1
     sizes = options.sizes or (examples.inputs.shape[1], 128, classes)
@@ -251,9 +256,13 @@ def load(options: Options) -> tuple[Network, tuple[data.Split, data.Split]]:
     return network, splits
 
 
-def to_device(split: data.Split, classes: int) -> Rows:
-    """Inputs and one-hot targets in rows, on the device."""
-    return jnp.asarray(split.inputs), data.one_hot(split.labels, classes).T
+def to_device(split: data.Split, classes: int, mesh: jax.sharding.Mesh | None) -> Rows:
+    """Inputs and one-hot targets in rows, all of them on every device."""
+    targets = data.one_hot(split.labels, classes).T
+    if mesh is None:
+        return jnp.asarray(split.inputs), targets
+    inputs = sharding.gathered(mesh, split.inputs, len(split.labels))
+    return inputs, sharding.place(mesh, np.asarray(targets), sharding.P())
 
 
 def describe(options: Options, network: Network) -> dict[str, str]:
@@ -280,12 +289,21 @@ def listen() -> list[int]:
     return received
 
 
+def stopped_by(received: list[int]) -> int:
+    """The signal that has reached any of the processes, so that all stop after the same step."""
+    own = received[0] if received else 0
+    if jax.process_count() == 1:
+        return own
+    return int(multihost_utils.process_allgather(np.int32(own)).max())
+
+
 def main(options: Options) -> None:
     join(options)
     console = Console(highlight=False, quiet=options.process_id > 0)
     network, splits = load(options)
     optimizer = make_optimizer(options.optimizer, options.learning_rate)
-    rows, test_rows = (to_device(split, network.sizes[-1]) for split in splits)
+    mesh = sharding.make_mesh(options.devices) if options.devices > 1 else None
+    rows, test_rows = (to_device(split, network.sizes[-1], mesh) for split in splits)
     gradient = make_gradient(options)
     if options.devices == 1:
         check_memory(options, network, optimizer, gradient, rows)
@@ -298,12 +316,10 @@ def main(options: Options) -> None:
     if options.resume:
         state, step, history = saving.restore(states, state, description)
         console.print(f"resumed at step {step}")
-    if options.devices > 1:
-        mesh = sharding.make_mesh(options.devices)
+    if mesh is not None:
         gradient = functools.partial(sharding.data_parallel, mesh, gradient=gradient)
         state = state._replace(key=jax.random.key_data(state.key))  # numbers can be placed
-        held = jax.device_get((state, rows, test_rows))
-        state, rows, test_rows = sharding.place(mesh, held, sharding.P())
+        state = sharding.place(mesh, jax.device_get(state), sharding.P())
         state = state._replace(key=jax.random.wrap_key_data(state.key))
     if not options.resume and any(states.glob(f"*/{saving.SEAL}")):
         raise ValueError(f"{folder} holds saved states: add --resume, or take another --run-dir")
@@ -315,9 +331,8 @@ def main(options: Options) -> None:
         f" {options.learning_rate:g}; {examples} examples, {len(test_rows[0])} for testing"
     )
 
-    # a signal ends one of many processes, and that the others
     seen = []  # by the parts of an epoch
-    received = listen() if options.num_processes == 1 else []
+    received = listen()
     in_epoch = examples // options.batch
     columns = (
         BarColumn(),
@@ -327,7 +342,7 @@ def main(options: Options) -> None:
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=options.epochs, completed=len(history["epoch"]))
-        while len(history["epoch"]) < options.epochs and not received:
+        while len(history["epoch"]) < options.epochs and not stopped_by(received):
             begin = time.perf_counter()
             steps = min(STEPS_AT_ONCE, in_epoch - int(state.step) % in_epoch)
             state, metrics = train.run(
@@ -351,12 +366,14 @@ def main(options: Options) -> None:
                     history["flow"].append({k: v.tolist() for k, v in by_layer.items()})
                     seen = []
                 progress.update(task, advance=1, description=summary(history))
-                if options.save_every and len(history["epoch"]) % options.save_every == 0:
+                every = options.save_every
+                if every and len(history["epoch"]) % every == 0 and options.process_id == 0:
                     saving.save(states, state, description, history)
-    if received:
-        saving.save(states, state, description, history)
+    if number := stopped_by(received):
+        if options.process_id == 0:
+            saving.save(states, state, description, history)
         console.print(f"stopped at step {int(state.step)}, saved; go on with --resume")
-        sys.exit(128 + received[0])
+        sys.exit(128 + number)
     if options.process_id == 0:
         report(options, network, state.params, history, folder, console)
 

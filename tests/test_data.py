@@ -82,6 +82,34 @@ def test_a_folder_of_four_files_is_two_splits_scaled_to_one(tmp_path, separator,
     np.testing.assert_array_equal(test.labels, LABELS)
 
 
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("rows", [range(4), range(1), range(1, 3), range(3, 4), range(4, 4)])
+def test_a_share_of_the_inputs_is_read_with_all_labels(tmp_path, suffix, rows):
+    write_folder(tmp_path, suffix=suffix)
+    whole, _ = data.idx_folder(tmp_path)
+    train, test = data.idx_folder(tmp_path, lambda examples: rows)
+    np.testing.assert_array_equal(train.inputs, whole.inputs[rows.start : rows.stop])
+    np.testing.assert_array_equal(test.labels, LABELS)
+    assert train.rows == rows
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("change", [lambda c: c[:-1], lambda c: c + b"x"])
+def test_what_is_wrong_outside_of_a_share_is_refused_as_well(tmp_path, suffix, change):
+    write_folder(tmp_path, suffix=suffix)
+    path = tmp_path / f"train-images-idx3-ubyte{suffix}"
+    content = change(idx(IMAGES))
+    path.write_bytes(gzip.compress(content) if suffix else content)
+    with pytest.raises(ValueError, match="header promises"):
+        data.idx_folder(tmp_path, lambda examples: range(1))
+
+
+def test_a_share_that_is_not_there_is_refused(tmp_path):
+    write_folder(tmp_path)
+    with pytest.raises(ValueError, match="rows 2 to 9 of 4 were asked for"):
+        data.idx_folder(tmp_path, lambda examples: range(2, 9))
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="has no train-images-idx3-ubyte"):
         data.idx_folder(tmp_path)

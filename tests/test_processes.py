@@ -3,13 +3,20 @@
 import json
 import os
 import pathlib
+import re
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+
+from jaxbackprop import sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHORT = ["--epochs", "3", "--optimizer", "sgd", "--learning-rate", "0.1"]
@@ -44,13 +51,51 @@ def among(processes):
     return ["--coordinator", f"127.0.0.1:{port}", "--num-processes", processes]
 
 
+@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (1, 4), (2, 2), (2, 4), (3, 12)])
+@pytest.mark.parametrize("examples", [1, 7, 12, 203])
+def test_the_shares_of_the_processes_are_the_data_once(processes, devices, examples, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    shares = []
+    for process in range(processes):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        shares += sharding.own_rows(examples, devices)
+    assert shares == list(range(examples))
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
 def history(folder):
-    return json.loads((folder / "metrics.json").read_text())["history"]
+    return metrics(folder)["history"]
+
+
+def parameters(folder):
+    """Of the newest saved state."""
+    places = [place for place in (folder / "states").iterdir() if place.name.isdecimal()]
+    with ocp.StandardCheckpointer() as checkpointer:
+        arrays = checkpointer.restore(max(places, key=lambda place: int(place.name)) / "arrays")
+    return {name: array for name, array in arrays.items() if name.startswith(".params")}
+
+
+def write_images(folder):
+    """MNIST's four files, of 203 images for training and 40 for testing, a class each row."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 203), ("t10k", 40)):
+        labels = rng.integers(0, 3, count, dtype="u1")
+        images = rng.integers(0, 256, (count, 6, 5), dtype="u1")
+        images[np.arange(count), labels] |= 128
+        for name, kind, array in (("images", "idx3", images), ("labels", "idx1", labels)):
+            head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
+            (folder / f"{part}-{name}-{kind}-ubyte").write_bytes(head + array.tobytes())
 
 
 def test_two_processes_of_two_devices_end_as_one_process_does(tmp_path):
-    shared = [*SHORT, "--devices", 4, *among(2), "--run-dir", tmp_path / "two"]
-    alone = launch(*SHORT, "--run-dir", tmp_path / "one")
+    """Each reads its share of the files, which is not the half: 203 is no multiple of 4."""
+    write_images(tmp_path)
+    own = ["--data-dir", tmp_path, "--batch", 8, *SHORT, "--save-every", 3]
+    shared = [*own, "--devices", 4, *among(2), "--run-dir", tmp_path / "two"]
+    alone = launch(*own, "--run-dir", tmp_path / "one")
     pair = [launch(*shared, "--process-id", i) for i in range(2)]
     ended = end(alone, *pair)
     assert [status for status, _ in ended] == [0, 0, 0], ended
@@ -59,6 +104,41 @@ def test_two_processes_of_two_devices_end_as_one_process_does(tmp_path):
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-5)
     assert one["test_accuracy"] == two["test_accuracy"]
+    one, two = parameters(tmp_path / "one"), parameters(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name in one:
+        gap = np.linalg.norm(one[name] - two[name])
+        assert 0 < gap <= 1e-5 * np.linalg.norm(one[name]), name
+
+
+def test_a_run_of_two_processes_is_stopped_and_goes_on(tmp_path):
+    """To the same bits in two processes, and within rounding in one of two devices."""
+    shared = [*SHORT[2:], "--save-every", 1000, "--devices", 2]
+
+    def pair(folder, *options):
+        joint = [*shared, *among(2), "--run-dir", tmp_path / folder, *options]
+        return [launch(*joint, "--process-id", i) for i in range(2)]
+
+    running = pair("stopped", "--epochs", 100000)
+    for line in running[0].stdout:
+        if "examples" in line:
+            break
+    time.sleep(3)
+    running[1].send_signal(signal.SIGTERM)  # to one of them: they stop together
+    ended = end(*running)
+    assert [status for status, _ in ended] == [143, 143], ended
+    step = int(re.search(r"stopped at step (\d+), saved", ended[0][1])[1])
+    epochs = step // 44 + 2
+    shutil.copytree(tmp_path / "stopped", tmp_path / "alone")
+    resumed = end(*pair("stopped", "--epochs", epochs, "--resume"))
+    assert f"resumed at step {step}" in resumed[0][1], resumed
+    whole = end(*pair("whole", "--epochs", epochs))
+    alone = end(launch(*shared, "--epochs", epochs, "--resume", "--run-dir", tmp_path / "alone"))
+    assert [status for status, _ in resumed + whole + alone] == [0] * 5, (resumed, whole, alone)
+    same, digest = (metrics(tmp_path / f)["parameters_sha256"] for f in ("stopped", "whole"))
+    assert same == digest
+    losses = [history(tmp_path / f)["loss"] for f in ("alone", "whole")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
@@ -94,14 +174,18 @@ def test_a_process_too_few_is_an_error(tmp_path):
     assert all(status != 0 for status, _ in ended), ended
 
 
+TWO = [*among(2), "--run-dir", "/nowhere"]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([*among(2), "--devices", 2, "--process-id", 1, "--patience", 0], "Connection refused"),
-        ([*among(2), "--devices", 3, "--batch", 30], "not a multiple of --num-processes 2"),
+        ([*TWO, "--devices", 2, "--process-id", 1, "--patience", 0], "Connection refused"),
+        ([*TWO, "--devices", 3, "--batch", 30], "not a multiple of --num-processes 2"),
+        ([*TWO[:-2], "--devices", 2], "--num-processes above 1 needs --run-dir"),
         (["--devices", 5], "--batch is 32, not a multiple of --devices 5"),
     ],
-    ids=["unreachable coordinator", "devices among processes", "batch among devices"],
+    ids=["unreachable coordinator", "devices among processes", "no folder", "batch among devices"],
 )
 def test_what_cannot_work_is_said_in_a_sentence(options, sentence):
     ((status, output),) = end(launch(*options))
