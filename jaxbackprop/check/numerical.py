@@ -34,9 +34,11 @@ def numerical_gradient(f: Callable[..., Float[Array, ""]], argnums: int = 0) -> 
         flat, rebuild = ravel_pytree(args[argnums])
         if not flat.size:
             raise ValueError(f"argument {argnums} holds no numbers")
-        shape = jnp.shape(jax.eval_shape(f, *args))
+        result = jax.eval_shape(f, *args)
+        shape = getattr(result, "shape", None)
         if shape != ():
-            raise ValueError(f"f returns an array of shape {shape}, expected a scalar")
+            what = f"a {type(result).__name__}" if shape is None else f"an array of shape {shape}"
+            raise ValueError(f"f returns {what}, expected a scalar")
 
         def slope(i):
             h = jnp.finfo(flat.dtype).eps ** (1 / 3) * jnp.maximum(1, jnp.abs(flat[i]))

@@ -144,7 +144,7 @@ def check_pair(out: Any) -> None:
 
 
 def check_scalar(value: Any) -> None:
-    if jnp.ndim(value) != 0 or len(jax.tree.leaves(value)) != 1:
+    if not jax.tree_util.treedef_is_leaf(jax.tree.structure(value)) or jnp.ndim(value) != 0:
         raise TypeError(
             f"gradient only defined for scalar-output functions, "
             f"got the output shape {jax.tree.map(jnp.shape, value)}"
