@@ -21,7 +21,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import sys
 import time
 import warnings
@@ -34,11 +33,21 @@ import numpy as np
 import optax
 import psutil
 import tyro
-from jax.experimental import multihost_utils
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jaxbackprop import Network, budget, checkpoint, data, flow, plots, saving, sharding, train
+from jaxbackprop import (
+    Network,
+    budget,
+    checkpoint,
+    data,
+    flow,
+    plots,
+    processes,
+    saving,
+    sharding,
+    train,
+)
 from jaxbackprop.backprop import backprop
 from jaxbackprop.network import Params
 
@@ -193,49 +202,6 @@ def check_memory(
     raise ValueError(f"the run needs {needed}, the limit is {limit / 2**20:,.1f} MiB: {way}")
 
 
-def join(options: Options) -> None:
-    """Meet the other processes, or end with an error: a lost one ends the rest as well.
-
-    Host devices, as many as asked for, stand in where there is no accelerator.
-    """
-    if options.devices > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", options.devices // options.num_processes)
-    if options.num_processes == 1:
-        return
-    if options.process_id:
-        reach(options)
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    try:
-        jax.distributed.initialize(
-            options.coordinator,
-            options.num_processes,
-            options.process_id,
-            initialization_timeout=options.patience,
-            heartbeat_timeout_seconds=options.patience,
-            shutdown_timeout_seconds=options.patience,
-        )
-    except RuntimeError as error:
-        raise ValueError(
-            f"{options.num_processes} processes did not meet at {options.coordinator}: {error}"
-        ) from None
-
-
-def reach(options: Options) -> None:
-    """Wait for process 0 to listen: jax's own wait ends the program without a sentence."""
-    host, _, port = str(options.coordinator).rpartition(":")
-    if not port.isdecimal():
-        raise ValueError(f"--coordinator is {options.coordinator!r}, expected host:port")
-    end = time.monotonic() + options.patience
-    while True:
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-            return
-        except OSError as error:
-            if time.monotonic() > end:
-                raise ValueError(f"--coordinator {options.coordinator}: {error}") from None
-            time.sleep(0.2)
-
-
 def load(options: Options) -> tuple[Network, tuple[data.Split, data.Split]]:
     """The data, of which each process reads its share, and the network that fits them."""
     share = functools.partial(sharding.own_rows, devices=options.devices)
@@ -289,16 +255,14 @@ def listen() -> list[int]:
     return received
 
 
-def stopped_by(received: list[int]) -> int:
-    """The signal that has reached any of the processes, so that all stop after the same step."""
-    own = received[0] if received else 0
-    if jax.process_count() == 1:
-        return own
-    return int(multihost_utils.process_allgather(np.int32(own)).max())
-
-
 def main(options: Options) -> None:
-    join(options)
+    processes.join(
+        options.coordinator,
+        options.num_processes,
+        options.process_id,
+        devices=options.devices,
+        patience=options.patience,
+    )
     console = Console(highlight=False, quiet=options.process_id > 0)
     network, splits = load(options)
     optimizer = make_optimizer(options.optimizer, options.learning_rate)
@@ -342,7 +306,7 @@ def main(options: Options) -> None:
     )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=options.epochs, completed=len(history["epoch"]))
-        while len(history["epoch"]) < options.epochs and not stopped_by(received):
+        while len(history["epoch"]) < options.epochs and not processes.agree(received):
             begin = time.perf_counter()
             steps = min(STEPS_AT_ONCE, in_epoch - int(state.step) % in_epoch)
             state, metrics = train.run(
@@ -369,7 +333,7 @@ def main(options: Options) -> None:
                 every = options.save_every
                 if every and len(history["epoch"]) % every == 0 and options.process_id == 0:
                     saving.save(states, state, description, history)
-    if number := stopped_by(received):
+    if number := processes.agree(received):
         if options.process_id == 0:
             saving.save(states, state, description, history)
         console.print(f"stopped at step {int(state.step)}, saved; go on with --resume")
