@@ -8,47 +8,25 @@ put x and y on the mesh with `place`, and call `backprop` under `jax.jit`.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from jaxbackprop.backprop import backprop, last, last_error, layer_gradient
-from jaxbackprop.equations import hidden_error
-from jaxbackprop.network import (
-    Layer,
-    Network,
-    Params,
-    Trace,
-    check_columns,
-    check_params,
-    cost,
-    layers_in,
-)
+from jaxbackprop.backprop import backprop
+from jaxbackprop.checkpoint import Plan, every
+from jaxbackprop.exchange import Exchange
+from jaxbackprop.network import Layer, Network, Params, check_columns, check_params, layers_in
+from jaxbackprop.ties import held_back
 
 # Legend: n neurons of a layer, p of the previous one, m examples; N devices along an axis.
 
 Gradient = Callable[..., tuple[Float[Array, ""], Params]]
 EXAMPLES = P(None, "data")
-
-
-class Exchange(NamedTuple):
-    """What a device does with the others, as functions of the layer's width n.
-
-    `whole` makes W or b ready for use, `joined` completes z, `part` is the device's own share of
-    δ, `error` completes BP2, `summed` completes BP3 and BP4.
-    """
-
-    whole: Callable[[Array, int], Array] = lambda own, n: own
-    joined: Callable[[Array, int], Array] = lambda z, n: z
-    part: Callable[[Array, int], Array] = lambda delta, n: delta
-    error: Callable[[Array, int], Array] = lambda delta, n: delta
-    summed: Callable[[Layer, int], Layer] = lambda gradient, n: gradient
+KEEP_ALL = every(1)
 
 
 def make_mesh(data: int, model: int = 1) -> Mesh:
@@ -113,6 +91,8 @@ def fully_sharded(
     params: Params,
     x: Float[Array, "p m"],
     y: Float[Array, "n m"],
+    *,
+    checkpoint: Callable = KEEP_ALL,
 ) -> tuple[Float[Array, ""], Params]:
     """Every device has 1/N of the parameters, by rows, and m/N examples.
 
@@ -120,6 +100,8 @@ def fully_sharded(
     is reduce-scattered; in a stack this happens inside the scans, so that one layer is whole at a
     time (S. Rajbhandari et al., *ZeRO*, 2020, stage 3). A layer whose n is not a multiple of N
     stays whole everywhere, and its gradient ends in a psum.
+    `checkpoint` is one of :mod:`jaxbackprop.checkpoint`'s schedules, `every` or `within`: a layer
+    that is evaluated again is gathered again.
     Raises ValueError where N does not divide m.
     """
     _check(mesh, network, params, x)
@@ -134,8 +116,11 @@ def fully_sharded(
         scatter = functools.partial(lax.psum_scatter, scatter_dimension=0, tiled=True)
         return Layer(*(scatter(g, "data") / devices for g in gradient))
 
-    exchange = Exchange(whole=whole, summed=summed)
-    local = functools.partial(_passes, network, exchange)
+    def anew(own, delta):
+        return held_back(delta, own)
+
+    exchange = Exchange(whole=whole, anew=anew, summed=summed)
+    local = functools.partial(_local, network, checkpoint, exchange)
     return _mapped(mesh, local, specs(mesh, params, "data"), EXAMPLES)(params, x, y)
 
 
@@ -145,12 +130,15 @@ def tensor_parallel(
     params: Params,
     x: Float[Array, "p m"],
     y: Float[Array, "n m"],
+    *,
+    checkpoint: Callable = KEEP_ALL,
 ) -> tuple[Float[Array, ""], Params]:
     """Every device along "model" has 1/N of the rows of each W, which are columns of Wᵀ.
 
     Rows give a part of z, all-gathered; columns give a term of BP2's Wᵀδ, which ends in a psum over
     "model". BP3 and BP4 of a device's rows need no other's, and end in a psum over "data" as in
     `data_parallel`. A layer whose n is not a multiple of N is computed whole everywhere.
+    `checkpoint` is as in `fully_sharded`: of a layer that is evaluated again z is gathered again.
     Raises ValueError where the data axis does not divide m.
     """
     _check(mesh, network, params, x)
@@ -171,7 +159,7 @@ def tensor_parallel(
         return Layer(*(lax.psum(g, "data") / mesh.shape["data"] for g in gradient))
 
     exchange = Exchange(joined=joined, part=part, error=error, summed=summed)
-    local = functools.partial(_passes, network, exchange)
+    local = functools.partial(_local, network, checkpoint, exchange)
     return _mapped(mesh, local, specs(mesh, params, "model"), EXAMPLES)(params, x, y)
 
 
@@ -186,13 +174,19 @@ def specs(mesh: Mesh | AbstractMesh, params: Params, axis: str) -> tuple:
 
 
 def volume(
-    mesh: Mesh | AbstractMesh, network: Network, params: Params, batch: int, method: Callable
+    mesh: Mesh | AbstractMesh,
+    network: Network,
+    params: Params,
+    batch: int,
+    method: Callable,
+    plan: Plan | None = None,
 ) -> dict[str, int]:
     """Bytes that a device sends in one step of `method`, by collective, with ring algorithms.
 
     An all-gather or reduce-scatter of B bytes among N sends B (N − 1)/N, an all-reduce twice that
     (P. Patarasuk and X. Yuan, *Bandwidth optimal all-reduce algorithms*, 2009). params may be
-    shapes, as `jax.eval_shape` gives them.
+    shapes, as `jax.eval_shape` gives them; `plan` says how often a layer is evaluated, by default
+    once.
     """
     data, model = mesh.shape["data"], mesh.shape["model"]
     m, itemsize = batch // data, params[0].W.dtype.itemsize
@@ -202,15 +196,17 @@ def volume(
         factor = 2 if kind == "all-reduce" else 1
         sent[kind] += factor * numbers * itemsize * (devices - 1) // devices
 
+    evaluated, l = plan.evaluated if plan else (1,) * network.depth, 0
     for k, layer in enumerate(params):
         depth, (n, p) = layers_in(layer), layer.W.shape[-2:]
         weights, biases = depth * n * p, depth * n
+        times, l = sum(evaluated[l : l + depth]), l + depth
         downwards = k > 0 or layer.W.ndim == 3  # BP2; a stack's scan does it for layer 1 as well
         if method is fully_sharded and n % data == 0:
-            send("all-gather", weights * (1 + downwards) + biases, data)
+            send("all-gather", (n * p + n) * times + weights * downwards, data)
             send("reduce-scatter", weights + biases, data)
         elif method is tensor_parallel and n % model == 0:
-            send("all-gather", depth * n * m, model)
+            send("all-gather", times * n * m, model)
             send("all-reduce", depth * p * m * downwards, model)
             send("all-reduce", (weights + biases) // model, data)
         else:
@@ -226,6 +222,14 @@ def _check(mesh: Mesh | AbstractMesh, network: Network, params: Params, x: Array
         raise ValueError(f"x has {x.shape[1]} examples, the mesh divides by {mesh.shape['data']}")
 
 
+def _local(
+    network: Network, strategy: Callable, exchange: Exchange, params: Params, x: Array, y: Array
+) -> tuple[Float[Array, ""], Params]:
+    """A device's forward and backward pass, with the exchanges between the equations."""
+    own, gradients = strategy(network, params, x, y, exchange)
+    return lax.pmean(own, "data"), gradients
+
+
 def _mapped(mesh: Mesh | AbstractMesh, local: Gradient, held, examples: P) -> Gradient:
     """local on every device; the result of an all-gather counts as varying, hence check_vma."""
     return jax.shard_map(
@@ -235,66 +239,3 @@ def _mapped(mesh: Mesh | AbstractMesh, local: Gradient, held, examples: P) -> Gr
         out_specs=(P(), held),
         check_vma=False,
     )
-
-
-def _passes(
-    network: Network, exchange: Exchange, params: Params, x: Array, y: Array
-) -> tuple[Float[Array, ""], Params]:
-    """A device's forward and backward pass: `forward` and `backward` with the exchanges between."""
-    a, l, zs, activations = x, 0, [], [x]
-    for layer in params:
-        l += layers_in(layer)
-
-        def step(a, layer, l=l):
-            W, b = (exchange.whole(own, network.sizes[l]) for own in layer)
-            z = exchange.joined(W @ a + b, network.sizes[l])
-            a = network.sigma(l).value(z)
-            return a, (z, a)
-
-        a, (z, kept) = lax.scan(step, a, layer) if layer.W.ndim == 3 else step(a, layer)
-        zs.append(z)
-        activations.append(kept)
-    trace = Trace(tuple(zs), tuple(activations))
-    delta, gradients = last_error(network, trace, y), []
-    for k in reversed(range(len(params))):
-        depth = layers_in(params[k])
-        delta, gradient = _entry_backward(network, exchange, params[k], trace, k, l, delta)
-        gradients.append(gradient)
-        l -= depth
-    mean = lax.psum(cost(network, trace, y), "data") / lax.axis_size("data")
-    return mean, tuple(reversed(gradients))
-
-
-def _entry_backward(
-    network: Network, exchange: Exchange, layer: Layer, trace: Trace, k: int, l: int, delta: Array
-) -> tuple[Array, Layer]:
-    """BP3, BP4 and BP2 of one entry of params whose top layer is l."""
-    n, before = network.sizes[l], last(trace, k)
-    sigma = network.sigma(l - layers_in(layer))
-
-    def step(delta, layer, z, a, more):
-        mine = exchange.part(delta, n)
-        gradient = exchange.summed(layer_gradient(mine, a), n)
-        if more:
-            W = exchange.whole(_held_back(mine, layer.W), n)
-            delta = exchange.error(hidden_error(W, mine, sigma.derivative(z, a)), n)
-        return delta, gradient
-
-    if layer.W.ndim == 2:
-        return step(delta, layer, *before, k > 0)
-
-    def down(delta, i):
-        inside = jnp.maximum(i - 1, 0)
-        z = jnp.where(i > 0, trace.zs[k][inside], before[0])
-        a = jnp.where(i > 0, trace.activations[k + 1][inside], before[1])
-        return step(delta, jax.tree.map(lambda array: array[i], layer), z, a, True)
-
-    return lax.scan(down, delta, jnp.arange(len(layer.W)), reverse=True)
-
-
-def _held_back(delta: Array, own: Array) -> Array:
-    """The device's own rows, once δ is there: else XLA would keep the layer whole since the forward
-    pass, in place of a second gather. It drops optimization barriers before it looks for that.
-    """
-    zero = jnp.minimum(jnp.signbit(delta[0, 0]).astype(int), 0)
-    return jnp.where(zero == 0, own, 0)

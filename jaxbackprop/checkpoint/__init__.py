@@ -13,6 +13,7 @@ from jaxbackprop.backprop import Strategy
 from jaxbackprop.checkpoint.automatic import check_segment, jax_segments
 from jaxbackprop.checkpoint.planning import Plan, best_plan, every_plan, plan, shape_of
 from jaxbackprop.checkpoint.run import run
+from jaxbackprop.exchange import ALONE, Exchange
 from jaxbackprop.network import Network, Params
 
 __all__ = ["Plan", "every", "jax_segments", "plan", "within"]
@@ -30,10 +31,14 @@ def every(k: int) -> Strategy:
     check_segment(k)
 
     def strategy(
-        network: Network, params: Params, x: Float[Array, "p m"], y: Float[Array, "n m"]
+        network: Network,
+        params: Params,
+        x: Float[Array, "p m"],
+        y: Float[Array, "n m"],
+        exchange: Exchange = ALONE,
     ) -> tuple[Float[Array, ""], Params]:
         found = every_plan(shape_of(network, params, x.shape[-1]), k)
-        return run(network, found.schedules, params, x, y)
+        return run(network, found.schedules, params, x, y, exchange)
 
     return strategy
 
@@ -47,9 +52,13 @@ def within(bytes: int) -> Strategy:
     """
 
     def strategy(
-        network: Network, params: Params, x: Float[Array, "p m"], y: Float[Array, "n m"]
+        network: Network,
+        params: Params,
+        x: Float[Array, "p m"],
+        y: Float[Array, "n m"],
+        exchange: Exchange = ALONE,
     ) -> tuple[Float[Array, ""], Params]:
         found = best_plan(shape_of(network, params, x.shape[-1]), bytes)
-        return run(network, found.schedules, params, x, y)
+        return run(network, found.schedules, params, x, y, exchange)
 
     return strategy

@@ -12,7 +12,15 @@ from jaxtyping import DTypeLike
 
 from jaxbackprop.checkpoint.memory import Chain, Memory, peak, plain_memory, stack_memory
 from jaxbackprop.checkpoint.run import depths_of, pieces, run
-from jaxbackprop.checkpoint.schedule import Schedule, advances, binomial, segments, slots, steps
+from jaxbackprop.checkpoint.schedule import (
+    Schedule,
+    advances,
+    binomial,
+    segments,
+    slots,
+    steps,
+    times,
+)
 from jaxbackprop.checkpoint.unequal import frontier, unequal
 from jaxbackprop.network import Network, Params, init, widths
 
@@ -94,6 +102,13 @@ class Plan:
     def evaluations(self) -> int:
         """Layer evaluations, on the way up and again; at least one a layer."""
         return 1 + sum(map(advances, self.schedules))
+
+    @property
+    def evaluated(self) -> tuple[int, ...]:
+        """How often each layer is evaluated, from the first."""
+        pairs = zip(self.shape.pieces, self.schedules, strict=True)
+        found = [n for piece, schedule in pairs for n in times(schedule)[: piece.layers]]
+        return (*found[:-1], 1)  # the output layer follows the schedules
 
     @property
     def factor(self) -> float:

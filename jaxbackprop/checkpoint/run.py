@@ -25,6 +25,7 @@ from jaxbackprop.activations import Activation
 from jaxbackprop.backprop import last_error, layer_gradient
 from jaxbackprop.checkpoint.schedule import Schedule, Visit, slots
 from jaxbackprop.equations import hidden_error
+from jaxbackprop.exchange import ALONE, Exchange
 from jaxbackprop.network import (
     Layer,
     Network,
@@ -36,6 +37,7 @@ from jaxbackprop.network import (
     cost,
     layers_in,
 )
+from jaxbackprop.ties import after, held_back
 
 # Legend: n neurons of a layer, p of the previous one, m examples, depth layers of a stack.
 
@@ -67,19 +69,26 @@ def run(
     params: Params,
     x: Float[Array, "p m"],
     y: Float[Array, "q m"],
+    exchange: Exchange = ALONE,
 ) -> tuple[Float[Array, ""], Params]:
     """The cost and its gradients, shaped as params, with one schedule for each piece.
 
-    Raises ValueError where x, y or params do not fit the network.
+    With an exchange, params and examples are those of one device, and so is the cost.
+    Raises ValueError where the network's x, y or params do not fit it.
     """
-    check_params(network, params)
+    if exchange is ALONE:
+        check_params(network, params)
     check_columns("x", x, network.sizes[0], params)
-    state, way = x, []
+    state, way, l = x, [], 1
     for (first, end), schedule in zip(pieces(depths_of(params)), schedules, strict=True):
-        chain = _Chain(network.sigma(0), params[first:end], state, first == 0)
+        entries, before = params[first:end], l
+        l += sum(map(layers_in, entries))
+        widths = tuple(network.sizes[before:l])
+        chain = _Chain(network.sigma(0), entries, widths, state, first == 0, exchange)
         kept, state = (_stack_up if depths_of(chain.entries)[0] else _plain_up)(chain, schedule)
         way.append((chain, schedule, kept))
-    z = _weighted_input(chain, params[-1], state, inner=len(chain.entries) > 1)
+    n, inner = network.sizes[-1], len(chain.entries) > 1
+    z = _weighted_input(chain, params[-1], n, state, inner)
     a = network.sigma(network.depth).value(z)
     check_targets(a, y)
     trace = Trace((z,), (x, a))
@@ -96,8 +105,10 @@ class _Chain(NamedTuple):
 
     sigma: Activation
     entries: tuple[Layer, ...]
+    widths: tuple[int, ...]  # of its layers
     input: State
     at_x: bool  # the input is x, which is an activation whatever the states are
+    exchange: Exchange
 
 
 def _activation(chain: _Chain, state: State, inner: bool | Array) -> State:
@@ -108,13 +119,28 @@ def _activation(chain: _Chain, state: State, inner: bool | Array) -> State:
     return jnp.where(inner, a, state) if chain.at_x and inner is not True else a
 
 
-def _weighted_input(chain: _Chain, layer: Layer, state: State, inner: bool | Array) -> State:
-    return layer.W @ _activation(chain, state, inner) + layer.b
+def _weighted_input(
+    chain: _Chain, layer: Layer, n: int, state: State, inner: bool | Array
+) -> State:
+    W, b = (chain.exchange.whole(own, n) for own in layer)
+    return chain.exchange.joined(W @ _activation(chain, state, inner) + b, n)
 
 
-def _next(chain: _Chain, layer: Layer, state: State, inner: bool | Array) -> State:
-    z = _weighted_input(chain, layer, state, inner)
+def _next(chain: _Chain, layer: Layer, n: int, state: State, inner: bool | Array) -> State:
+    z = _weighted_input(chain, layer, n, state, inner)
     return chain.sigma.value(z) if chain.sigma.from_a else z
+
+
+def _gradient(chain: _Chain, n: int, delta: State, a: State) -> Layer:
+    """BP3 and BP4."""
+    return chain.exchange.summed(layer_gradient(chain.exchange.part(delta, n), a), n)
+
+
+def _error(chain: _Chain, W: Float[Array, "_ _"], n: int, delta: State, slope: State) -> State:
+    """BP2."""
+    exchange = chain.exchange
+    whole = exchange.whole(exchange.anew(W, delta), n)
+    return exchange.error(hidden_error(whole, exchange.part(delta, n), slope), n)
 
 
 def _plain_visit(
@@ -123,17 +149,19 @@ def _plain_visit(
     to: int,
     kept: dict[int, State],
     state: State,
-    after: State | None = None,
+    error: State | None = None,
 ) -> State:
-    """The state `to`, from the kept one; not before the error `after` is there."""
+    """The state `to`, from the kept one; not before the error is there."""
     for s in range(visit.start, to):
         layer = chain.entries[s]
-        if after is not None and s == visit.start:
+        if error is not None and s == visit.start:
             if chain.sigma.from_a and layer.W.size < state.size:
-                layer = Layer(_held_back(after, layer.W), layer.b)
+                layer = Layer(held_back(error, layer.W), layer.b)
             else:
-                state = _held_back(after, state)
-        state = _next(chain, layer, state, s > 0)
+                state = held_back(error, state)
+        if error is not None:
+            layer = Layer(*(chain.exchange.anew(own, error) for own in layer))
+        state = _next(chain, layer, chain.widths[s], state, s > 0)
         if s + 1 in visit.keep:
             kept[s + 1] = state
     return state
@@ -156,12 +184,12 @@ def _plain_down(
         elif visit.start < i - 1:
             hand = _plain_visit(chain, visit, i - 1, kept, hand, delta)
         elif not chain.sigma.from_a:
-            hand = _held_back(delta, hand)
-        a = _activation(chain, hand, i > 1)
-        gradients.append(layer_gradient(delta, a))
+            hand = held_back(delta, hand)
+        a, n = _activation(chain, hand, i > 1), chain.widths[i - 1]
+        gradients.append(_gradient(chain, n, delta, a))
         if i > 1 or not chain.at_x:
-            sigma_prime = chain.sigma.derivative(hand, a)
-            delta = hidden_error(chain.entries[i - 1].W, delta, sigma_prime)
+            slope = chain.sigma.derivative(hand, a)
+            delta = _error(chain, chain.entries[i - 1].W, n, delta, slope)
     return delta, tuple(reversed(gradients))
 
 
@@ -202,7 +230,8 @@ def _stack_visit(
     def advance(n, carry):
         kept, hand = carry
         s, slot = layer_of[n], slot_of[n]
-        hand = _next(chain, Layer(stack.W[s], stack.b[s]), hand, s > 0)
+        layer = Layer(stack.W[s], stack.b[s])
+        hand = _next(chain, layer, chain.widths[0], hand, s > 0)
         # A loop of one turn or none: where a branch might copy all slots, a loop works in place.
         keep = jax.lax.fori_loop(
             0, jnp.where(slot < 0, 0, 1), lambda _, k: k.at[slot].set(hand), kept
@@ -214,51 +243,30 @@ def _stack_visit(
 
 def _stack_up(chain: _Chain, schedule: Schedule) -> tuple[Slots, State]:
     tables = _tables(schedule)
-    width, batch = chain.entries[0].b.shape[1], chain.input.shape[1]
-    kept = jnp.zeros((max(slots(schedule), 1), width, batch), chain.input.dtype)
+    batch = chain.input.shape[1]
+    kept = jnp.zeros((max(slots(schedule), 1), chain.widths[0], batch), chain.input.dtype)
     return _stack_visit(chain, tables, tables.begin[0], tables.end[0], kept, chain.input)
 
 
 def _stack_down(
     chain: _Chain, schedule: Schedule, kept: Slots, top: State, delta: State
 ) -> tuple[State, tuple[Layer, ...]]:
-    (stack,) = chain.entries
+    (stack,), n = chain.entries, chain.widths[0]
     tables = _tables(schedule)
+    again = (tables.end[1:] > tables.begin[1:]).any()
 
     def turn(carry, visit):
         kept, delta = carry
         s, slot, begin, end = visit
         hand = jnp.where(slot < 0, chain.input, kept[jnp.maximum(slot, 0)])
-        kept, hand = _stack_visit(chain, tables, begin, end, kept, hand)
+        if again:
+            kept, hand = _stack_visit(chain, tables, begin, end, kept, hand)
         a = _activation(chain, hand, s > 0)
-        gradient = layer_gradient(delta, a)
-        W = stack.W[_after(gradient, s)]
-        return (kept, hidden_error(W, delta, chain.sigma.derivative(hand, a))), gradient
+        gradient = _gradient(chain, n, delta, a)
+        W = stack.W[after(gradient, s)]
+        return (kept, _error(chain, W, n, delta, chain.sigma.derivative(hand, a))), gradient
 
     visits = (column[:0:-1] for column in (tables.slot, tables.begin, tables.end))
     turns = (jnp.arange(len(stack.W)), *map(jnp.asarray, visits))
     (_, delta), gradient = jax.lax.scan(turn, (kept, delta), turns, reverse=True)
     return delta, (gradient,)
-
-
-def _after(done: Layer, index: Index) -> Index:
-    """The index, once the arrays in `done` are there: a loop can then replace δ in place.
-
-    XLA drops optimization barriers before it decides which arrays of a loop need a copy, and would
-    copy δ, which a turn reads for the gradients and replaces.
-    """
-    return index + sum(_zero(array) for array in done)
-
-
-def _held_back(delta: State, array: Float[Array, "a b"]) -> Float[Array, "a b"]:
-    """The array, once δ is there: what is computed from it is not what was computed before.
-
-    XLA on CPU drops optimization barriers before its last search for common subexpressions: behind
-    a barrier it would still find the first computation, keep that, and leave out the second.
-    """
-    return jnp.where(_zero(delta) == 0, array, 0)
-
-
-def _zero(array: Array) -> Int[Array, ""]:
-    """0, known only when the array is there: the least of 0 and a sign bit."""
-    return jnp.minimum(jnp.signbit(array[0, 0]).astype(int), 0)

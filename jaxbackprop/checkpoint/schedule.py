@@ -115,6 +115,15 @@ def advances(schedule: Schedule) -> int:
     return sum(len(schedule) - 1 - n - visit.start for n, visit in enumerate(schedule))
 
 
+def times(schedule: Schedule) -> tuple[int, ...]:
+    """How often each layer is evaluated for its output, from the first; the last for none."""
+    counts = [0] * len(schedule)
+    for state, visit in zip(range(len(schedule) - 1, -1, -1), schedule, strict=True):
+        for layer in range(visit.start, state):
+            counts[layer] += 1
+    return tuple(counts)
+
+
 def slots(schedule: Schedule) -> int:
     """The most states kept at a time, without the input and without the one in hand."""
     return max(len(kept) for kept in held(schedule))
