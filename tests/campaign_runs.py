@@ -168,7 +168,9 @@ def finish(folder: pathlib.Path, expected: str) -> str | None:
     if digest(folder) != expected:
         return "ended in other parameters than the undisturbed run"
     left = sorted(path.name for path in (folder / "states").iterdir())
-    return None if len(left) == 2 else f"left {left} behind"
+    # killed after the last seal and before the oldest state was gone: no save follows to remove it
+    kept = {2} if b"(" in end.events else {2, 3}
+    return None if len(left) in kept else f"left {left} behind"
 
 
 class Undisturbed(NamedTuple):
