@@ -1,9 +1,10 @@
 """The same equations over a mesh of devices, with each exchange of data named where it happens.
 
-A mesh has two axes: "data" divides the examples, "model" the rows of W. Each function returns the
-cost and its gradients as `backprop` does, and can stand wherever `backprop` can, in jit or out.
-`volume` is what they send, in bytes; jax's own partitioner is the other way to the first of them:
-put x and y on the mesh with `place`, and call `backprop` under `jax.jit`.
+A mesh has two axes: "data" divides the examples, "model" the rows or columns of W. Each function
+returns the cost and its gradients as `backprop` does, and can stand wherever it can, in jit or out.
+On a mesh of one device it gives `backprop`'s bits; on more, sums over devices round in another
+order. `volume` is what they send, in bytes; jax's own partitioner is the other way to the first of
+them: put x and y on the mesh with `place`, and call `backprop` under `jax.jit`.
 """
 
 import functools
@@ -49,15 +50,16 @@ def own_rows(examples: int, devices: int) -> range:
     return range(first, min(first + each, examples))
 
 
-def gathered(mesh: Mesh, own: Float[np.ndarray, "own p"], examples: int) -> Float[Array, "N p"]:
-    """The rows that each process has read, `own_rows`, on every device: one all-gather."""
-    devices = mesh.shape["data"]
-    each = -(-examples // devices)
-    missing = each * (devices // jax.process_count()) - len(own)  # N need not be a multiple
-    padded = jax.make_array_from_process_local_data(
+def divide(mesh: Mesh, own: Float[np.ndarray, "own p"], examples: int) -> Float[Array, "padded p"]:
+    """The rows that each process has read, `own_rows`, divided among the devices along "data".
+
+    Zeros follow the last, up to a multiple of the devices.
+    """
+    each = -(-examples // mesh.shape["data"])
+    missing = each * (mesh.shape["data"] // jax.process_count()) - len(own)
+    return jax.make_array_from_process_local_data(
         NamedSharding(mesh, P("data")), np.pad(own, ((0, missing), (0, 0)))
     )
-    return jax.jit(lambda rows: rows[:examples], out_shardings=NamedSharding(mesh, P()))(padded)
 
 
 def data_parallel(
@@ -101,17 +103,19 @@ def fully_sharded(
     time (S. Rajbhandari et al., *ZeRO*, 2020, stage 3). A layer whose n is not a multiple of N
     stays whole everywhere, and its gradient ends in a psum.
     `checkpoint` is one of :mod:`jaxbackprop.checkpoint`'s schedules, `every` or `within`: a layer
-    that is evaluated again is gathered again.
+    that is evaluated again is gathered again. The bytes of `within` are for the states of m/N
+    examples, the layer in use comes on top. On host devices the bits are those of `data_parallel`
+    among as many, whatever the `checkpoint`.
     Raises ValueError where N does not divide m.
     """
     _check(mesh, network, params, x)
-    devices = mesh.shape["data"]
+    devices, n = mesh.shape["data"], network.sizes
 
-    def whole(own, n):
-        return own if n % devices else lax.all_gather(own, "data", axis=0, tiled=True)
+    def whole(own, l):
+        return own if n[l] % devices else lax.all_gather(own, "data", axis=0, tiled=True)
 
-    def summed(gradient, n):
-        if n % devices:
+    def summed(gradient, l):
+        if n[l] % devices:
             return Layer(*(lax.psum(g, "data") / devices for g in gradient))
         scatter = functools.partial(lax.psum_scatter, scatter_dimension=0, tiled=True)
         return Layer(*(scatter(g, "data") / devices for g in gradient))
@@ -133,29 +137,40 @@ def tensor_parallel(
     *,
     checkpoint: Callable = KEEP_ALL,
 ) -> tuple[Float[Array, ""], Params]:
-    """Every device along "model" has 1/N of the rows of each W, which are columns of Wᵀ.
+    """Every device along "model" has 1/N of each W: of a pair of plain layers, the rows of the
+    first and the columns of the second (M. Shoeybi et al., *Megatron-LM*, 2019).
 
-    Rows give a part of z, all-gathered; columns give a term of BP2's Wᵀδ, which ends in a psum over
-    "model". BP3 and BP4 of a device's rows need no other's, and end in a psum over "data" as in
-    `data_parallel`. A layer whose n is not a multiple of N is computed whole everywhere.
-    `checkpoint` is as in `fully_sharded`: of a layer that is evaluated again z is gathered again.
+    The first one's rows of z are what the second one's columns want: nothing is exchanged between
+    them. The second z ends in a psum over "model", as does BP2 at the first; δ and σ′ between them
+    stay divided too. A layer without a partner, and each of a stack, is divided by rows alone: its
+    z is all-gathered. BP3 and BP4 of a device's share need no other's, and end in a psum over
+    "data" as in `data_parallel`. Where N does not divide n a layer is computed whole everywhere.
+    `checkpoint` is as in `fully_sharded`; an evaluation repeats what completes z. On host devices it
+    changes no bit.
     Raises ValueError where the data axis does not divide m.
     """
     _check(mesh, network, params, x)
-    devices = mesh.shape["model"]
+    devices, ways, l = mesh.shape["model"], {}, 1
+    for layer, way in zip(params, _ways(mesh, params), strict=True):
+        ways[l] = way
+        l += layers_in(layer)
 
-    def joined(z, n):
-        return z if n % devices else lax.all_gather(z, "model", axis=0, tiled=True)
+    def joined(product, b, l):
+        if ways[l] == "columns":
+            return lax.psum(product, "model") + b
+        z = product + b
+        return lax.all_gather(z, "model", axis=0, tiled=True) if ways[l] == "rows" else z
 
-    def part(delta, n):
-        rows = n // devices
-        first = lax.axis_index("model") * rows
-        return delta if n % devices else lax.dynamic_slice_in_dim(delta, first, rows)
+    def part(delta, l):
+        if ways[l] != "rows":
+            return delta
+        rows = network.sizes[l] // devices
+        return lax.dynamic_slice_in_dim(delta, lax.axis_index("model") * rows, rows)
 
-    def error(delta, n):
-        return delta if n % devices else lax.psum(delta, "model")
+    def error(delta, l):
+        return lax.psum(delta, "model") if ways[l] in ("rows", "first") else delta
 
-    def summed(gradient, n):
+    def summed(gradient, l):
         return Layer(*(lax.psum(g, "data") / mesh.shape["data"] for g in gradient))
 
     exchange = Exchange(joined=joined, part=part, error=error, summed=summed)
@@ -163,14 +178,31 @@ def tensor_parallel(
     return _mapped(mesh, local, specs(mesh, params, "model"), EXAMPLES)(params, x, y)
 
 
+def _ways(mesh: Mesh | AbstractMesh, params: Params) -> tuple[str, ...]:
+    """How `tensor_parallel` divides each entry: a pair's "first" and "columns", "rows", "whole"."""
+    ways: list[str] = []
+    for k, layer in enumerate(params):
+        if ways and ways[-1] == "first":
+            ways.append("columns")
+        elif layer.W.shape[-2] % mesh.shape["model"]:
+            ways.append("whole")
+        else:
+            pair = layer.W.ndim == 2 and k + 1 < len(params) and params[k + 1].W.ndim == 2
+            ways.append("first" if pair else "rows")
+    return tuple(ways)
+
+
 def specs(mesh: Mesh | AbstractMesh, params: Params, axis: str) -> tuple:
-    """Rows of W and b along an axis of the mesh, where it divides them; else whole."""
-
-    def rows(array):
-        divides = array.shape[-2] % mesh.shape[axis] == 0
-        return P(*[None] * (array.ndim - 2), axis) if divides else P()
-
-    return jax.tree.map(rows, params)
+    """How `fully_sharded` ("data") or `tensor_parallel` ("model") divides W and b."""
+    found = []
+    for layer, way in zip(params, _ways(mesh, params), strict=True):
+        rows = P(*[None] * (layer.W.ndim - 2), axis)
+        if axis == "model" and way == "columns":
+            W, b = P(None, axis), P()
+        else:
+            W = b = P() if layer.W.shape[-2] % mesh.shape[axis] else rows
+        found.append(jax.tree.unflatten(jax.tree.structure(layer), (W, b)))
+    return tuple(found)
 
 
 def volume(
@@ -197,20 +229,23 @@ def volume(
         sent[kind] += factor * numbers * itemsize * (devices - 1) // devices
 
     evaluated, l = plan.evaluated if plan else (1,) * network.depth, 0
-    for k, layer in enumerate(params):
+    for k, (layer, way) in enumerate(zip(params, _ways(mesh, params), strict=True)):
         depth, (n, p) = layers_in(layer), layer.W.shape[-2:]
-        weights, biases = depth * n * p, depth * n
         times, l = sum(evaluated[l : l + depth]), l + depth
-        downwards = k > 0 or layer.W.ndim == 3  # BP2; a stack's scan does it for layer 1 as well
+        downwards = depth if k > 0 or layer.W.ndim == 3 else 0  # a stack's scan does BP2 for each
+        share = depth * n * (p + 1)
         if method is fully_sharded and n % data == 0:
-            send("all-gather", (n * p + n) * times + weights * downwards, data)
-            send("reduce-scatter", weights + biases, data)
-        elif method is tensor_parallel and n % model == 0:
-            send("all-gather", times * n * m, model)
-            send("all-reduce", depth * p * m * downwards, model)
-            send("all-reduce", (weights + biases) // model, data)
-        else:
-            send("all-reduce", weights + biases, data)
+            send("all-gather", (n * p + n) * times + n * p * downwards, data)
+            send("reduce-scatter", share, data)
+            continue
+        if method is tensor_parallel and way == "columns":
+            send("all-reduce", n * m * times, model)
+            share = n * (p // model + 1)
+        elif method is tensor_parallel and way != "whole":
+            send("all-gather", n * m * times * (way == "rows"), model)
+            send("all-reduce", p * m * downwards, model)
+            share //= model
+        send("all-reduce", share, data)
     send("all-reduce", 1, data)  # the cost
     return sent
 

@@ -235,15 +235,26 @@ def evaluate(
     An example counts as right where its largest output is its largest target. Raises ValueError
     where inputs and targets do not pair or do not fit, there are none, or block is below 1.
     """
+    costs, right = judge(network, params, inputs, targets, block)
+    return jnp.mean(costs), jnp.mean(right.astype(costs.dtype))
+
+
+def judge(
+    network: Network,
+    params: Params,
+    inputs: Float[Array, "N p"],
+    targets: Float[Array, "N n"],
+    block: int = 1000,
+) -> tuple[Float[Array, " N"], Bool[Array, " N"]]:
+    """The cost of each example, and whether it is right. Raises ValueError as `evaluate` does."""
     _check_pairs(inputs, targets)
     if block < 1:
         raise ValueError(f"block is {block}, expected at least 1")
 
-    def sums(example):
+    def one(example):
         x, y = example[0][:, None], example[1][:, None]
         trace = forward(network, params, x)
         right = jnp.argmax(trace.activations[-1]) == jnp.argmax(y)
         return cost(network, trace, y), right
 
-    costs, right = jax.lax.map(sums, (inputs, targets), batch_size=min(block, len(inputs)))
-    return jnp.mean(costs), jnp.mean(right.astype(costs.dtype))
+    return jax.lax.map(one, (inputs, targets), batch_size=min(block, len(inputs)))

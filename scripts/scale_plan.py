@@ -18,12 +18,12 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import tyro
-from jax.sharding import AbstractMesh, AxisType
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from rich.console import Console
 from rich.table import Table
 
 from jaxbackprop import Network, init, sharding
-from jaxbackprop.network import Params, layers_in
+from jaxbackprop.network import Params
 
 METHODS = {
     "data": sharding.data_parallel,
@@ -53,24 +53,32 @@ class Options:
     """Bytes that a device sends in a second."""
 
 
+def held(mesh: AbstractMesh, params: Params, axis: str | None) -> Params:
+    """The shapes of one device's parameters."""
+    if axis is None:
+        return params
+    specs = sharding.specs(mesh, params, axis)
+    return jax.tree.map(
+        lambda a, spec: jax.ShapeDtypeStruct(
+            NamedSharding(mesh, spec).shard_shape(a.shape), a.dtype
+        ),
+        params,
+        specs,
+    )
+
+
 def held_bytes(mesh: AbstractMesh, params: Params, axis: str | None) -> int:
     """Bytes of parameters on one device."""
-    total = 0
-    for layer in params:
-        divides = axis is not None and layer.W.shape[-2] % mesh.shape[axis] == 0
-        whole = (layer.W.size + layer.b.size) * layer.W.dtype.itemsize
-        total += whole // (mesh.shape[axis] if divides and axis else 1)
-    return total
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(held(mesh, params, axis)))
 
 
 def work(mesh: AbstractMesh, params: Params, batch: int, axis: str | None) -> int:
     """Multiplications and additions of a device: two products of a layer, three above the first."""
+    own = held(mesh, params, axis) if axis == "model" else params  # fully sharded: gathered first
     total = 0
-    for k, layer in enumerate(params):
-        n, p = layer.W.shape[-2:]
+    for k, layer in enumerate(own):
         products = 3 if k or layer.W.ndim == 3 else 2
-        share = mesh.shape["model"] if axis == "model" and n % mesh.shape["model"] == 0 else 1
-        total += layers_in(layer) * products * 2 * n * p * (batch // mesh.shape["data"]) // share
+        total += products * 2 * layer.W.size * (batch // mesh.shape["data"])
     return total
 
 
@@ -92,7 +100,7 @@ def plan(options: Options) -> dict[str, float]:
     return {
         "parameters, bytes": held_bytes(mesh, params, axis),
         "gradients, bytes": held_bytes(mesh, gradients, axis),
-        "z and a of all layers, bytes": 4 * m * (sum(options.sizes) + sum(options.sizes[1:])),
+        "a state of each layer, bytes at most": 4 * m * sum(options.sizes),
         "operations": flops,
         **{f"{kind}, bytes sent": number for kind, number in sent.items()},
         "arithmetic, s": flops / options.flops,

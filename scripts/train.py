@@ -24,6 +24,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,7 @@ import numpy as np
 import optax
 import psutil
 import tyro
+from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -222,13 +224,60 @@ def load(options: Options) -> tuple[Network, tuple[data.Split, data.Split]]:
     return network, splits
 
 
-def to_device(split: data.Split, classes: int, mesh: jax.sharding.Mesh | None) -> Rows:
-    """Inputs and one-hot targets in rows, all of them on every device."""
+def to_device(split: data.Split, classes: int, mesh: Mesh | None) -> Rows:
+    """Inputs and one-hot targets in rows, on the device; divided among those of a mesh."""
     targets = data.one_hot(split.labels, classes).T
     if mesh is None:
         return jnp.asarray(split.inputs), targets
-    inputs = sharding.gathered(mesh, split.inputs, len(split.labels))
-    return inputs, sharding.place(mesh, np.asarray(targets), sharding.P())
+    own = np.asarray(targets)[split.rows.start : split.rows.stop]
+    inputs, targets = (
+        sharding.divide(mesh, each, len(split.labels)) for each in (split.inputs, own)
+    )
+    return inputs, targets
+
+
+def make_run(mesh: Mesh | None, examples: int, **fixed) -> Callable:
+    """`train.run`, without the zeros that follow the rows on a mesh.
+
+    The batches are those of one device: each is taken from the rows wherever they are, which XLA
+    does with one sum of batch × (inputs + outputs) numbers over the devices a step.
+    """
+    if mesh is None:
+        return functools.partial(train.run, **fixed)
+
+    def run(network, optimizer, state, inputs, targets, steps):
+        return train.run(
+            network, optimizer, state, inputs[:examples], targets[:examples], steps=steps, **fixed
+        )
+
+    everywhere = NamedSharding(mesh, sharding.P())
+    return jax.jit(
+        run,
+        static_argnames=("network", "optimizer", "steps"),
+        donate_argnames="state",
+        out_shardings=everywhere,
+    )
+
+
+def make_evaluate(mesh: Mesh | None) -> Callable:
+    """`train.evaluate`; on a mesh, each device judges its own rows."""
+    if mesh is None:
+        return lambda network, params, rows, examples: train.evaluate(network, params, *rows)
+
+    @functools.partial(jax.jit, static_argnums=(0, 3))
+    def evaluate(network, params, rows, examples):
+        here, everywhere = sharding.P("data"), sharding.P()
+        judged = jax.shard_map(
+            lambda params, rows: train.judge(network, params, *rows),
+            mesh=mesh,
+            in_specs=(everywhere, here),
+            out_specs=here,
+            check_vma=False,
+        )
+        costs, right = judged(params, rows)
+        return jnp.mean(costs[:examples]), jnp.mean(right[:examples].astype(costs.dtype))
+
+    return evaluate
 
 
 def describe(options: Options, network: Network) -> dict[str, str]:
@@ -287,14 +336,22 @@ def main(options: Options) -> None:
         state = state._replace(key=jax.random.wrap_key_data(state.key))
     if not options.resume and any(states.glob(f"*/{saving.SEAL}")):
         raise ValueError(f"{folder} holds saved states: add --resume, or take another --run-dir")
-    examples = len(rows[0])
+    examples, tests = (len(split.labels) for split in splits)
     if not options.batch <= examples:
         raise ValueError(f"--batch is {options.batch}, there are {examples} examples")
     console.print(
         f"{network.sizes}, {options.hidden}, {options.output}, {options.loss}; {options.optimizer}"
-        f" {options.learning_rate:g}; {examples} examples, {len(test_rows[0])} for testing"
+        f" {options.learning_rate:g}; {examples} examples, {tests} for testing"
     )
 
+    advance = make_run(
+        *(mesh, examples),
+        batch=options.batch,
+        gradient=gradient,
+        watch=flow.active if options.flow else None,
+        observe=flow.observe if options.flow else None,
+    )
+    evaluate = make_evaluate(mesh)
     seen = []  # by the parts of an epoch
     received = listen()
     in_epoch = examples // options.batch
@@ -309,21 +366,17 @@ def main(options: Options) -> None:
         while len(history["epoch"]) < options.epochs and not processes.agree(received):
             begin = time.perf_counter()
             steps = min(STEPS_AT_ONCE, in_epoch - int(state.step) % in_epoch)
-            state, metrics = train.run(
-                *(network, optimizer, state, *rows),
-                batch=options.batch,
-                steps=steps,
-                gradient=gradient,
-                watch=flow.active if options.flow else None,
-                observe=flow.observe if options.flow else None,
-            )
+            state, metrics = advance(network, optimizer, state, *rows, steps=steps)
             metrics = jax.device_get(metrics)
             seen += [(metrics.seen, metrics.watched)] if options.flow else []
             stop_if_not_finite(network, metrics, int(state.step))
             history["partial"] += [float(loss) for loss in metrics.loss]
             history["seconds"].append((time.perf_counter() - begin) / steps * in_epoch)
             if int(state.step) % in_epoch == 0:
-                end_epoch(history, network, state.params, rows, test_rows)
+                for name, own, many in (("train", rows, examples), ("test", test_rows, tests)):
+                    right = evaluate(network, state.params, own, many)[1]
+                    history[f"{name}_accuracy"].append(float(right))
+                end_epoch(history)
                 if options.flow:
                     whole = jax.tree.map(lambda *parts: np.concatenate(parts), *seen)
                     by_layer = flow.over_epoch(*whole)
@@ -342,13 +395,11 @@ def main(options: Options) -> None:
         report(options, network, state.params, history, folder, console)
 
 
-def end_epoch(history: dict, network: Network, params: Params, rows: Rows, test_rows: Rows) -> None:
+def end_epoch(history: dict) -> None:
     """Turn the losses of an epoch's steps into a line of the history."""
     history["epoch"].append(len(history["epoch"]) + 1)
     history["loss"].append(float(np.mean(history["partial"])))
     history["partial"] = []
-    for name, split in (("train_accuracy", rows), ("test_accuracy", test_rows)):
-        history[name].append(float(train.evaluate(network, params, *split)[1]))
 
 
 def summary(history: dict) -> str:

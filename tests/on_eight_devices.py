@@ -13,10 +13,13 @@ from gates import g1
 
 import jaxbackprop
 from jaxbackprop import Layer, Network, backprop, checkpoint, init, loss, sharding
+from jaxbackprop.activations import ACTIVATIONS, Activation
+from jaxbackprop.checkpoint.planning import every_plan, shape_of
 from jaxbackprop.sharding import data_parallel, fully_sharded, tensor_parallel
 
 NETWORKS = {
     "plain": Network((5, 16, 8, 10), "tanh", "softmax", "cross_entropy"),
+    "pairs": Network((5, 16, 24, 8, 8, 16, 8), "gelu", "softmax", "cross_entropy"),
     "stack": Network((5, *[16] * 21, 8), "tanh", "sigmoid"),
     "stack first": Network((16,) * 22, "tanh", "sigmoid"),
 }
@@ -27,6 +30,14 @@ METHODS = {
     "tensor": (tensor_parallel, (2, 4)),
     "tensor alone": (tensor_parallel, (1, 8)),
 }
+CASES = [
+    *(("plain", kind, None) for kind in METHODS),
+    *((name, kind, None) for name in ("stack", "stack first") for kind in ("full", "tensor")),
+    ("pairs", "tensor", None),
+    *(("pairs", kind, 2) for kind in ("data", "full", "tensor")),
+    ("pairs", "tensor", 3),
+    *(("stack", kind, 4) for kind in ("data", "full", "tensor")),
+]
 COLLECTIVE = re.compile(r"= (.*?) (all-reduce|all-gather|reduce-scatter)(?:-start)?\(")
 ARRAY = re.compile(r"f32\[([\d,]*)\]")
 GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]*)\}|\[\d+,(\d+)\])")
@@ -51,8 +62,11 @@ def group_size(line: str) -> int:
     return len(groups[1].split(",")) if groups[1] else int(groups[2])
 
 
-def counted(text: str) -> dict[str, int]:
-    """Bytes sent by a device, from compiled HLO: every collective, times the trips of its loop."""
+def counted(text: str, again: int = 0) -> dict[str, int]:
+    """Bytes sent by a device, from compiled HLO: every collective, times the trips of its loop.
+
+    How many trips a stack's second evaluations take is data, a table: `again` of them in all.
+    """
     bodies, name = {}, None
     for line in text.splitlines():
         if line and not line.startswith((" ", "}")) and line.rstrip().endswith("{"):
@@ -73,8 +87,7 @@ def counted(text: str) -> dict[str, int]:
             if " while(" in line:
                 trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
                 body = re.search(r"body=%?([\w.\-]+)", line)[1]
-                assert trips or not any(COLLECTIVE.search(inside) for inside in bodies[body])
-                add(body, times * int(trips[1]) if trips else 0)
+                add(body, times * int(trips[1]) if trips else again)
             elif called := re.search(r" call\(.*to_apply=%?([\w.\-]+)", line):
                 add(called[1], times)
 
@@ -82,31 +95,115 @@ def counted(text: str) -> dict[str, int]:
     return sent
 
 
-def compare(network, method, shape):
+def evaluated_again(network, method, shape, k) -> int:
+    """Hidden layers beyond the first evaluation of each, by counting σ on every device."""
+    calls = []
+
+    def value(z):
+        jax.debug.callback(lambda: calls.append(1))
+        return jnp.tanh(z)
+
+    sigma = Activation("counted", value, ACTIVATIONS["tanh"].derivative)
+    counting = Network(network.sizes, sigma, network.output, network.loss)
+    params, x, y = example(counting)
+    run = functools.partial(method, checkpoint=checkpoint.every(k))
+    jax.block_until_ready(jax.jit(functools.partial(run, sharding.make_mesh(*shape), counting))(
+        params, x, y
+    ))  # fmt: skip
+    jax.effects_barrier()
+    assert len(calls) % (shape[0] * shape[1]) == 0
+    return len(calls) // (shape[0] * shape[1]) - (network.depth - 1)
+
+
+def compare(network, method, shape, k=None):
+    """method over a mesh beside one device; with k, every k-th activation kept."""
     params, x, y = example(network)
     mesh = sharding.make_mesh(*shape)
-    run = jax.jit(functools.partial(method, mesh, network))
+    found = k and every_plan(shape_of(network, params, x.shape[1] // shape[0]), k)
+    again, run = 0, functools.partial(method, mesh, network)
+    if k and method is data_parallel:
+        gradient = functools.partial(backprop, checkpoint=checkpoint.every(k))
+        run = functools.partial(run, gradient=gradient)
+    elif k:
+        run = functools.partial(run, checkpoint=checkpoint.every(k))
+        stacked = any(layer.W.ndim == 3 for layer in params)
+        again = evaluated_again(network, method, shape, k) if stacked else 0
     ĉost, reference = jax.jit(jax.value_and_grad(loss, argnums=1))(network, params, x, y)
-    axis = {fully_sharded: "data", tensor_parallel: "model"}.get(method)
-    held = sharding.specs(mesh, params, axis) if axis else [sharding.P()] * len(params)
-    put = jax.tree.map(
-        lambda layer, spec: sharding.place(mesh, layer, spec.W if axis else spec),
-        list(params), list(held), is_leaf=lambda t: isinstance(t, Layer | sharding.P),
-    )  # fmt: skip
-    placed = tuple(put), *sharding.place(mesh, (x, y))
-    compiled = run.lower(*placed).compile()
+    placed = on_mesh(mesh, params, method), *sharding.place(mesh, (x, y))
+    compiled = jax.jit(run).lower(*placed).compile()
     cost, gradients = compiled(*placed)
-    one = jax.jit(backprop)(network, params, x, y)[1]
+    one_cost, one = jax.jit(backprop)(network, params, x, y)
     leaves = zip(jax.tree.leaves(gradients), jax.tree.leaves(one), strict=True)
     wrong = jax.tree.map(lambda g: 8 * g, gradients)
+    theory = functools.partial(sharding.volume, mesh, network, params, x.shape[1], method)
     return {
         "g1": g1(gradients, reference, network.depth),
         "sum_for_mean": g1(wrong, reference, network.depth),
         "cost": abs(float(cost - ĉost)),
+        "same cost": bool(cost == one_cost),
         "bits": all(bool(jnp.all(a == b)) for a, b in leaves),
-        "counted": counted(compiled.as_text()),
-        "theory": sharding.volume(mesh, network, params, x.shape[1], method),
+        "counted": counted(compiled.as_text(), again),
+        "theory": theory(found or None),
+        "theory of no plan": theory(),
+        "again": again,
+        "planned again": found.evaluations - network.depth if k else 0,
+        "temporary": compiled.memory_analysis().temp_size_in_bytes,
     }
+
+
+def bits():
+    """Which results are the same to the last bit: (claim, network) → whether they are."""
+
+    def result(method, shape, **options):
+        mesh = sharding.make_mesh(*shape)
+        placed = on_mesh(mesh, params, method), *sharding.place(mesh, (x, y))
+        run = jax.jit(functools.partial(method, mesh, network, **options))
+        return jax.device_get(run(*placed))
+
+    def same(a, b):
+        pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+        return all(np.array_equal(one, other) for one, other in pairs)
+
+    found, some = {}, {"checkpoint": checkpoint.every(3)}
+    for name in ("pairs", "stack first"):
+        network = NETWORKS[name]
+        params, x, y = example(network)
+        one = jax.device_get(jax.jit(backprop)(network, params, x, y))
+        data, full = result(data_parallel, (8, 1)), result(fully_sharded, (8, 1))
+        tensor = result(tensor_parallel, (1, 8))
+        found |= {
+            f"{name}: one device": same(result(data_parallel, (1, 1)), one),
+            f"{name}: one device, full": same(result(fully_sharded, (1, 1)), one),
+            f"{name}: one device, tensor": same(result(tensor_parallel, (1, 1)), one),
+            f"{name}: full is data": same(full, data),
+            f"{name}: full, checkpoint": same(result(fully_sharded, (8, 1), **some), full),
+            f"{name}: tensor, checkpoint": same(result(tensor_parallel, (1, 8), **some), tensor),
+            f"{name}: data is one": same(data[1], one[1]),
+            f"{name}: tensor is one": same(tensor[1], one[1]),
+        }
+    return found
+
+
+def within():
+    """A number of bytes in place of every k-th activation: two thirds of what all take."""
+    network, found = NETWORKS["stack"], {}
+    params, x, y = example(network)
+    reference = jax.jit(jax.grad(loss, argnums=1))(network, params, x, y)
+    for kind in ("full", "tensor"):
+        method, shape = METHODS[kind]
+        mesh, m = sharding.make_mesh(*shape), x.shape[1] // shape[0]
+        room = every_plan(shape_of(network, params, m), 1).bytes * 2 // 3
+        run = functools.partial(method, mesh, network, checkpoint=checkpoint.within(room))
+        placed = on_mesh(mesh, params, method), *sharding.place(mesh, (x, y))
+        found[kind] = g1(jax.jit(run)(*placed)[1], reference, network.depth)
+    return found
+
+
+def on_mesh(mesh, params, method):
+    axis = {fully_sharded: "data", tensor_parallel: "model"}.get(method)
+    whole = jax.tree.map(lambda array: sharding.P(), params)
+    specs = sharding.specs(mesh, params, axis) if axis else whole
+    return jax.tree.map(functools.partial(sharding.place, mesh), params, specs)
 
 
 def recomputed():
@@ -189,13 +286,8 @@ def on_paper():
     for kind, shape in {"data": (8, 1), "full": (8, 1), "tensor": (2, 4)}.items():
         options = scale_plan.Options(sizes, batch, *shape, method=kind)
         params, x, y = example(network, batch)
-        mesh, axis = sharding.make_mesh(*shape), scale_plan.AXES[kind]
-        specs = (
-            sharding.specs(mesh, params, axis)
-            if axis
-            else jax.tree.map(lambda array: sharding.P(), params)
-        )
-        put = jax.tree.map(functools.partial(sharding.place, mesh), params, specs)
+        mesh = sharding.make_mesh(*shape)
+        put = on_mesh(mesh, params, scale_plan.METHODS[kind])
         run = jax.jit(functools.partial(scale_plan.METHODS[kind], mesh, network))
         compiled = run.lower(put, *sharding.place(mesh, (x, y))).compile()
         examples = 4 * (sizes[0] + sizes[-1]) * batch // shape[0]
@@ -210,12 +302,16 @@ def on_paper():
 
 if __name__ == "__main__":
     found = {
-        f"{name}, {kind}": compare(network, *METHODS[kind])
-        for name, network in NETWORKS.items()
-        for kind in METHODS
-        if name == "plain" or kind in ("full", "tensor")
+        f"{name}, {kind}" + (f", every({k})" if k else ""): compare(
+            NETWORKS[name], *METHODS[kind], k
+        )
+        for name, kind, k in CASES
     }
-    print(json.dumps({
-        "compare": found, "jit": partitioned(), "graph": graph_wing(), "refused": refused(),
-        "paper": on_paper(), "recomputed": recomputed(),
-    }))  # fmt: skip
+    found = {"compare": found, "bits": bits(), "within": within(), "jit": partitioned()}
+    found |= {
+        "graph": graph_wing(),
+        "refused": refused(),
+        "paper": on_paper(),
+        "recomputed": recomputed(),
+    }
+    print(json.dumps(found))

@@ -23,10 +23,21 @@ SHORT = ["--epochs", "3", "--optimizer", "sgd", "--learning-rate", "0.1"]
 BOUND = 120  # seconds: longer than any of these takes on a busy machine, and not for ever
 
 
-def launch(*options):
+ANOTHERS_SHARE = """
+import runpy, sys
+from jaxbackprop import sharding
+right = sharding.own_rows
+sharding.own_rows = lambda examples, devices: range(len(right(examples, devices)))
+sys.argv[0] = "scripts/train.py"
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def launch(*options, program=(ROOT / "scripts" / "train.py",)):
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, ROOT / "scripts" / "train.py", *map(str, options)],
+        [sys.executable, *program, *map(str, options)],
+        cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -104,6 +115,10 @@ def test_two_processes_of_two_devices_end_as_one_process_does(tmp_path):
     one, two = history(tmp_path / "one"), history(tmp_path / "two")
     np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-5)
     assert one["test_accuracy"] == two["test_accuracy"]
+    run = [*own[:-2], "--devices", 2, *among(2), "--run-dir", tmp_path / "wrong"]
+    wrong = (launch(*run, "--process-id", i, program=("-c", ANOTHERS_SHARE)) for i in range(2))
+    assert [status for status, _ in end(*wrong)] == [0, 0]
+    assert abs(history(tmp_path / "wrong")["loss"][0] / one["loss"][0] - 1) > 1e-3
     one, two = parameters(tmp_path / "one"), parameters(tmp_path / "two")
     assert one.keys() == two.keys()
     for name in one:

@@ -83,12 +83,11 @@ def run(
     for (first, end), schedule in zip(pieces(depths_of(params)), schedules, strict=True):
         entries, before = params[first:end], l
         l += sum(map(layers_in, entries))
-        widths = tuple(network.sizes[before:l])
-        chain = _Chain(network.sigma(0), entries, widths, state, first == 0, exchange)
+        width, layers = network.sizes[before], range(before, l)
+        chain = _Chain(network.sigma(0), entries, layers, width, state, first == 0, exchange)
         kept, state = (_stack_up if depths_of(chain.entries)[0] else _plain_up)(chain, schedule)
         way.append((chain, schedule, kept))
-    n, inner = network.sizes[-1], len(chain.entries) > 1
-    z = _weighted_input(chain, params[-1], n, state, inner)
+    z = _weighted_input(chain, params[-1], network.depth, state, len(chain.entries) > 1)
     a = network.sigma(network.depth).value(z)
     check_targets(a, y)
     trace = Trace((z,), (x, a))
@@ -105,7 +104,8 @@ class _Chain(NamedTuple):
 
     sigma: Activation
     entries: tuple[Layer, ...]
-    widths: tuple[int, ...]  # of its layers
+    layers: range  # their numbers
+    width: int  # of its first layer
     input: State
     at_x: bool  # the input is x, which is an activation whatever the states are
     exchange: Exchange
@@ -120,27 +120,27 @@ def _activation(chain: _Chain, state: State, inner: bool | Array) -> State:
 
 
 def _weighted_input(
-    chain: _Chain, layer: Layer, n: int, state: State, inner: bool | Array
+    chain: _Chain, layer: Layer, l: int, state: State, inner: bool | Array
 ) -> State:
-    W, b = (chain.exchange.whole(own, n) for own in layer)
-    return chain.exchange.joined(W @ _activation(chain, state, inner) + b, n)
+    W, b = (chain.exchange.whole(own, l) for own in layer)
+    return chain.exchange.joined(W @ _activation(chain, state, inner), b, l)
 
 
-def _next(chain: _Chain, layer: Layer, n: int, state: State, inner: bool | Array) -> State:
-    z = _weighted_input(chain, layer, n, state, inner)
+def _next(chain: _Chain, layer: Layer, l: int, state: State, inner: bool | Array) -> State:
+    z = _weighted_input(chain, layer, l, state, inner)
     return chain.sigma.value(z) if chain.sigma.from_a else z
 
 
-def _gradient(chain: _Chain, n: int, delta: State, a: State) -> Layer:
+def _gradient(chain: _Chain, l: int, delta: State, a: State) -> Layer:
     """BP3 and BP4."""
-    return chain.exchange.summed(layer_gradient(chain.exchange.part(delta, n), a), n)
+    return chain.exchange.summed(layer_gradient(chain.exchange.part(delta, l), a), l)
 
 
-def _error(chain: _Chain, W: Float[Array, "_ _"], n: int, delta: State, slope: State) -> State:
+def _error(chain: _Chain, W: Float[Array, "_ _"], l: int, delta: State, slope: State) -> State:
     """BP2."""
     exchange = chain.exchange
-    whole = exchange.whole(exchange.anew(W, delta), n)
-    return exchange.error(hidden_error(whole, exchange.part(delta, n), slope), n)
+    whole = exchange.whole(exchange.anew(W, delta), l)
+    return exchange.error(hidden_error(whole, exchange.part(delta, l), slope), l)
 
 
 def _plain_visit(
@@ -161,7 +161,7 @@ def _plain_visit(
                 state = held_back(error, state)
         if error is not None:
             layer = Layer(*(chain.exchange.anew(own, error) for own in layer))
-        state = _next(chain, layer, chain.widths[s], state, s > 0)
+        state = _next(chain, layer, chain.layers[s], state, s > 0)
         if s + 1 in visit.keep:
             kept[s + 1] = state
     return state
@@ -185,11 +185,11 @@ def _plain_down(
             hand = _plain_visit(chain, visit, i - 1, kept, hand, delta)
         elif not chain.sigma.from_a:
             hand = held_back(delta, hand)
-        a, n = _activation(chain, hand, i > 1), chain.widths[i - 1]
-        gradients.append(_gradient(chain, n, delta, a))
+        a, l = _activation(chain, hand, i > 1), chain.layers[i - 1]
+        gradients.append(_gradient(chain, l, delta, a))
         if i > 1 or not chain.at_x:
             slope = chain.sigma.derivative(hand, a)
-            delta = _error(chain, chain.entries[i - 1].W, n, delta, slope)
+            delta = _error(chain, chain.entries[i - 1].W, l, delta, slope)
     return delta, tuple(reversed(gradients))
 
 
@@ -231,7 +231,7 @@ def _stack_visit(
         kept, hand = carry
         s, slot = layer_of[n], slot_of[n]
         layer = Layer(stack.W[s], stack.b[s])
-        hand = _next(chain, layer, chain.widths[0], hand, s > 0)
+        hand = _next(chain, layer, chain.layers[0], hand, s > 0)
         # A loop of one turn or none: where a branch might copy all slots, a loop works in place.
         keep = jax.lax.fori_loop(
             0, jnp.where(slot < 0, 0, 1), lambda _, k: k.at[slot].set(hand), kept
@@ -244,14 +244,14 @@ def _stack_visit(
 def _stack_up(chain: _Chain, schedule: Schedule) -> tuple[Slots, State]:
     tables = _tables(schedule)
     batch = chain.input.shape[1]
-    kept = jnp.zeros((max(slots(schedule), 1), chain.widths[0], batch), chain.input.dtype)
+    kept = jnp.zeros((max(slots(schedule), 1), chain.width, batch), chain.input.dtype)
     return _stack_visit(chain, tables, tables.begin[0], tables.end[0], kept, chain.input)
 
 
 def _stack_down(
     chain: _Chain, schedule: Schedule, kept: Slots, top: State, delta: State
 ) -> tuple[State, tuple[Layer, ...]]:
-    (stack,), n = chain.entries, chain.widths[0]
+    (stack,), l = chain.entries, chain.layers[0]
     tables = _tables(schedule)
     again = (tables.end[1:] > tables.begin[1:]).any()
 
@@ -262,9 +262,9 @@ def _stack_down(
         if again:
             kept, hand = _stack_visit(chain, tables, begin, end, kept, hand)
         a = _activation(chain, hand, s > 0)
-        gradient = _gradient(chain, n, delta, a)
+        gradient = _gradient(chain, l, delta, a)
         W = stack.W[after(gradient, s)]
-        return (kept, _error(chain, W, n, delta, chain.sigma.derivative(hand, a))), gradient
+        return (kept, _error(chain, W, l, delta, chain.sigma.derivative(hand, a))), gradient
 
     visits = (column[:0:-1] for column in (tables.slot, tables.begin, tables.end))
     turns = (jnp.arange(len(stack.W)), *map(jnp.asarray, visits))
