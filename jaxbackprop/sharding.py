@@ -145,8 +145,8 @@ def tensor_parallel(
     stay divided too. A layer without a partner, and each of a stack, is divided by rows alone: its
     z is all-gathered. BP3 and BP4 of a device's share need no other's, and end in a psum over
     "data" as in `data_parallel`. Where N does not divide n a layer is computed whole everywhere.
-    `checkpoint` is as in `fully_sharded`; an evaluation repeats what completes z. On host devices it
-    changes no bit.
+    `checkpoint` is as in `fully_sharded`; an evaluation repeats what completes z. On host devices
+    it changes no bit.
     Raises ValueError where the data axis does not divide m.
     """
     _check(mesh, network, params, x)
