@@ -41,6 +41,7 @@ def environment() -> dict[str, str]:
         "jaxlib": importlib.metadata.version("jaxlib"),
         "platform": jax.default_backend(),
         "threads": os.environ.get("NPROC") or str(len(os.sched_getaffinity(0))),
+        "devices": f"{jax.device_count()} of {jax.process_count()} processes",
     }
 
 

@@ -270,6 +270,9 @@ def refused():
     for call in (
         lambda: sharding.make_mesh(9),
         lambda: data_parallel(sharding.make_mesh(8), network, params, x, y),
+        lambda: fully_sharded(
+            sharding.make_mesh(4), network, params, x, y, checkpoint=checkpoint.jax_segments(2)
+        ),
     ):
         try:
             call()

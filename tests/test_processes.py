@@ -150,10 +150,26 @@ def test_a_run_of_two_processes_is_stopped_and_goes_on(tmp_path):
     whole = end(*pair("whole", "--epochs", epochs))
     alone = end(launch(*shared, "--epochs", epochs, "--resume", "--run-dir", tmp_path / "alone"))
     assert [status for status, _ in resumed + whole + alone] == [0] * 5, (resumed, whole, alone)
+    assert "not bit for bit" not in resumed[0][1]
+    assert "not bit for bit: devices 2 of 2 processes → 2 of 1 processes" in alone[0][1]
     same, digest = (metrics(tmp_path / f)["parameters_sha256"] for f in ("stopped", "whole"))
     assert same == digest
     losses = [history(tmp_path / f)["loss"] for f in ("alone", "whole")]
     np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_a_signal_to_all_processes_stops_them_together(tmp_path):
+    shared = ["--epochs", 100000, "--devices", 2, *among(2), "--run-dir", tmp_path]
+    running = [launch(*shared, "--process-id", i) for i in range(2)]
+    for line in running[0].stdout:
+        if "examples" in line:
+            break
+    time.sleep(2)
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    ended = end(*running)
+    assert [status for status, _ in ended] == [130, 130], ended
+    assert "saved; go on with --resume" in ended[0][1]
 
 
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path):

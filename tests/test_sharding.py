@@ -135,10 +135,11 @@ def test_grad_goes_through_a_sum_across_devices(eight):
     assert eight["graph"]["psum"]
 
 
-def test_too_few_devices_and_an_uneven_batch_are_refused(eight):
+def test_what_cannot_be_divided_is_refused(eight):
     assert eight["refused"] == [
         "a mesh of 9 × 1 devices: there are 8",
         "x has 12 examples, the mesh divides by 8",
+        "jax_segments exchanges nothing: take checkpoint.every or within",
     ]
 
 

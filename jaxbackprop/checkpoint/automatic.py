@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from jaxbackprop.activations import Activation
 from jaxbackprop.backprop import Strategy
 from jaxbackprop.checkpoint.run import depths_of, pieces
+from jaxbackprop.exchange import ALONE, Exchange
 from jaxbackprop.network import Layer, Network, Params, Trace, check_params, cost
 
 # Legend: n neurons of a layer, p of the previous one, m examples.
@@ -24,13 +25,19 @@ def jax_segments(k: int) -> Strategy:
     says. Unrolled it may not: on a CPU, XLA under jax 0.10 finds that a recomputed plain layer
     equals the first computation, and keeps that one (0.12 does not); look at temp_size_in_bytes.
 
-    Raises ValueError for k below 1.
+    Raises ValueError for k below 1, and where a device is to exchange something with others.
     """
     check_segment(k)
 
     def strategy(
-        network: Network, params: Params, x: Float[Array, "p m"], y: Float[Array, "n m"]
+        network: Network,
+        params: Params,
+        x: Float[Array, "p m"],
+        y: Float[Array, "n m"],
+        exchange: Exchange = ALONE,
     ) -> tuple[Float[Array, ""], Params]:
+        if exchange is not ALONE:
+            raise ValueError("jax_segments exchanges nothing: take checkpoint.every or within")
         check_params(network, params)
 
         def loss(params: Params) -> Float[Array, ""]:
