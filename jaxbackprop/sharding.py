@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable
 
 import jax
-import numpy as np
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -41,25 +40,6 @@ def make_mesh(data: int, model: int = 1) -> Mesh:
 def place(mesh: Mesh, tree, spec: P = EXAMPLES):
     """The arrays of a tree on the mesh: by default, examples in columns, divided."""
     return jax.device_put(tree, NamedSharding(mesh, spec))
-
-
-def own_rows(examples: int, devices: int) -> range:
-    """The rows of a data set that this process reads: those of its devices, as equal as can be."""
-    each = -(-examples // devices) * (devices // jax.process_count())
-    first = min(jax.process_index() * each, examples)
-    return range(first, min(first + each, examples))
-
-
-def divide(mesh: Mesh, own: Float[np.ndarray, "own p"], examples: int) -> Float[Array, "padded p"]:
-    """The rows that each process has read, `own_rows`, divided among the devices along "data".
-
-    Zeros follow the last, up to a multiple of the devices.
-    """
-    each = -(-examples // mesh.shape["data"])
-    missing = each * (mesh.shape["data"] // jax.process_count()) - len(own)
-    return jax.make_array_from_process_local_data(
-        NamedSharding(mesh, P("data")), np.pad(own, ((0, missing), (0, 0)))
-    )
 
 
 def data_parallel(

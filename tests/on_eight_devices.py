@@ -8,11 +8,23 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import scale_plan
 from gates import g1
 
 import jaxbackprop
-from jaxbackprop import Layer, Network, backprop, checkpoint, init, loss, sharding
+from jaxbackprop import (
+    Layer,
+    Network,
+    backprop,
+    checkpoint,
+    data,
+    init,
+    loss,
+    rows,
+    sharding,
+    train,
+)
 from jaxbackprop.activations import ACTIVATIONS, Activation
 from jaxbackprop.checkpoint.planning import every_plan, shape_of
 from jaxbackprop.sharding import data_parallel, fully_sharded, tensor_parallel
@@ -237,6 +249,35 @@ def partitioned():
     return {"g1": g1(gradients, reference, network.depth), "x": len(x.sharding.device_set)}
 
 
+def divided_rows(steps=3, batch=16):
+    """Training on rows of which each device has some; 203 are no multiple of 8."""
+    network, rng = NETWORKS["plain"], np.random.default_rng(0)
+    inputs, labels = rng.standard_normal((203, 5), "f4"), rng.integers(0, 10, 203)
+    mesh, optimizer = sharding.make_mesh(8), optax.sgd(0.1)
+    divided = rows.divide(mesh, data.Split(inputs, labels, range(203)), 10)
+    state = rows.everywhere(mesh, train.start(network, optimizer, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: state.params)
+    run = rows.run.lower(network, optimizer, state, divided, batch=batch, steps=steps).compile()
+    ended, metrics = run(state, divided)
+    own = inputs, data.one_hot(labels, 10).T
+    one = train.start(network, optimizer, jax.random.key(0))
+    one, expected = train.run(network, optimizer, one, *own, batch=batch, steps=steps)
+    gaps = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), ended.params, one.params)
+    judged = rows.evaluate(network, ended.params, divided)
+    gradients = sharding.volume(mesh, network, shapes, batch, data_parallel)
+    return {
+        "parameters": max(jax.tree.leaves(gaps)),
+        "losses": float(jnp.max(jnp.abs(metrics.loss - expected.loss))),
+        "judged": np.abs(np.subtract(judged, train.evaluate(network, one.params, *own))).tolist(),
+        "held": divided.inputs.addressable_shards[0].data.shape,
+        "sent": counted(run.as_text()),
+        "theory": {
+            name: steps * (number + (name == "all-reduce") * 2 * batch * (5 + 10) * 4 * 7 // 8)
+            for name, number in gradients.items()
+        },
+    }
+
+
 def graph_wing():
     """jaxbackprop.grad inside shard_map, of the device's own examples; the psum stands outside."""
     network = NETWORKS["plain"]
@@ -312,6 +353,7 @@ if __name__ == "__main__":
     }
     found = {"compare": found, "bits": bits(), "within": within(), "jit": partitioned()}
     found |= {
+        "rows": divided_rows(),
         "graph": graph_wing(),
         "refused": refused(),
         "paper": on_paper(),

@@ -11,12 +11,9 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-
-from jaxbackprop import sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHORT = ["--epochs", "3", "--optimizer", "sgd", "--learning-rate", "0.1"]
@@ -25,16 +22,16 @@ BOUND = 120  # seconds: longer than any of these takes on a busy machine, and no
 
 ANOTHERS_SHARE = """
 import runpy, sys
-from jaxbackprop import sharding
-right = sharding.own_rows
-sharding.own_rows = lambda examples, devices: range(len(right(examples, devices)))
+from jaxbackprop import rows
+right = rows.share
+rows.share = lambda examples, devices: range(len(right(examples, devices)))
 sys.argv[0] = "scripts/train.py"
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
 def launch(*options, program=(ROOT / "scripts" / "train.py",)):
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, *program, *map(str, options)],
         cwd=ROOT,
@@ -60,17 +57,6 @@ def among(processes):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return ["--coordinator", f"127.0.0.1:{port}", "--num-processes", processes]
-
-
-@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (1, 4), (2, 2), (2, 4), (3, 12)])
-@pytest.mark.parametrize("examples", [1, 7, 12, 203])
-def test_the_shares_of_the_processes_are_the_data_once(processes, devices, examples, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: processes)
-    shares = []
-    for process in range(processes):
-        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        shares += sharding.own_rows(examples, devices)
-    assert shares == list(range(examples))
 
 
 def metrics(folder):

@@ -127,6 +127,19 @@ def test_the_equations_are_partitioned_by_jit_unchanged(eight):
     assert eight["jit"] == {"g1": True, "x": 8}
 
 
+def test_training_on_divided_rows_is_that_of_one_device(eight):
+    found = eight["rows"]
+    assert found["held"] == [26, 5]
+    assert found["losses"] <= 1e-6
+    assert 0 < found["parameters"] <= 1e-6  # sums over devices round in another order
+    assert max(found["judged"]) <= 1e-6
+
+
+def test_a_batch_of_divided_rows_is_one_sum_over_the_devices(eight):
+    """Of batch × (inputs + outputs) numbers a step, beside the gradients: no row goes elsewhere."""
+    assert eight["rows"]["sent"] == eight["rows"]["theory"]
+
+
 def test_grad_of_the_graph_wing_works_inside_shard_map(eight):
     assert eight["graph"]["g1"]
 
