@@ -74,7 +74,11 @@ def main(options: Options) -> None:
 def begin(
     options: Options, task: Task, folder: Path, console: Console
 ) -> tuple[train.State, dict[str, list]]:
-    """The state and the history of a new run, or those that --resume finds."""
+    """The state and the history of a new run, or those that --resume finds.
+
+    The folder is made here: where it cannot be, nothing is trained in vain.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     states = folder / "states"
     state = train.start(task.network, task.optimizer, jax.random.key(options.seed))
     history = new_history()
@@ -83,6 +87,11 @@ def begin(
         console.print(f"resumed at step {step}")
     elif any(states.glob(f"*/{saving.SEAL}")):
         raise ValueError(f"{folder} holds saved states: add --resume, or take another --run-dir")
+    done = len(history["epoch"])
+    if done > options.epochs:
+        raise ValueError(f"--epochs is {options.epochs}, the run in {folder} has {done} already")
+    if options.flow and len(history["flow"]) < done:
+        raise ValueError(f"--flow draws every epoch, the run in {folder} began without it")
     return rows.everywhere(task.examples.mesh, state), history
 
 
@@ -197,7 +206,6 @@ def report(
 
     The digest of the parameters tells whether two runs ended in the same bits.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     settings = {name: str(value) for name, value in dataclasses.asdict(options).items()}
     digest = hashlib.sha256(
         b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params))

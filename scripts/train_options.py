@@ -48,7 +48,8 @@ class Options:
     memory_limit: str | None = None
     """Refuse a run that needs more bytes ("2GiB"). Default: what is free on the device."""
     flow: bool = False
-    """Draw gradients, errors, steps and dead units of each layer by epoch."""
+    """Draw gradients, errors, steps and dead units of each layer by epoch (of one that a signal
+    split, the part after it)."""
     run_dir: Path | None = None
     """Where metrics, figure and saved states go. Default: a new folder under runs/."""
     save_every: int = 0

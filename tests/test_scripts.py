@@ -50,8 +50,11 @@ def test_a_checkpointed_run_ends_within_rounding_of_the_plain_one(tmp_path):
 
 
 def test_a_run_draws_its_gradient_flow(tmp_path):
-    done = run("train.py", "--flow", "--epochs", 2, "--run-dir", tmp_path)
+    done = run("train.py", "--flow", "--epochs", 2, "--save-every", 2, "--run-dir", tmp_path)
     assert done.returncode == 0, done.stderr
+    again = run("train.py", "--flow", "--epochs", 1, "--resume", "--run-dir", tmp_path)
+    assert "--epochs is 1, the run in" in again.stderr
+    assert "has 2 already" in again.stderr
     assert (tmp_path / "gradient_flow.png").read_bytes().startswith(b"\x89PNG")
     flow = json.loads((tmp_path / "metrics.json").read_text())["history"]["flow"]
     assert [len(epoch["weights"]) for epoch in flow] == [2, 2]
@@ -75,6 +78,22 @@ def test_the_scripts_that_measure_run(script, options, says, tmp_path):
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
     assert not out or out[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_flow_is_not_drawn_of_a_run_that_began_without_it(tmp_path):
+    done = run("train.py", "--epochs", 1, "--save-every", 1, "--run-dir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = run("train.py", "--flow", "--epochs", 2, "--resume", "--run-dir", tmp_path)
+    assert "--flow draws every epoch" in done.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    done = run("train.py", "--run-dir", tmp_path / "file")
+    assert done.returncode == 1
+    assert "epoch" not in done.stdout
+    assert "File exists" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_trains_on_a_folder_of_idx_files(tmp_path):
