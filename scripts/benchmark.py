@@ -34,6 +34,7 @@ from rich.console import Console
 from jaxbackprop import loss
 
 QUICK = ("784,128,10", "64 layers")
+LEAST, PAUSE = 0.1, 0.1  # seconds
 SCALING = {
     "width": [64, 128, 256, 512, 1024, 2048],
     "depth": [16, 32, 64, 128, 256, 512],
@@ -69,17 +70,22 @@ class Options:
             raise ValueError(f"--rounds is {self.rounds}, expected at least 3")
 
 
-def interleave(calls: dict[str, Callable], rounds: int, least: float = 0.03) -> dict[str, list]:
-    """Seconds of each call in each round; short calls are repeated to last `least` seconds."""
+def interleave(calls: dict[str, Callable], rounds: int) -> dict[str, list]:
+    """Seconds of each call in each round; short calls are repeated to last `LEAST` seconds.
+
+    The threads of OpenMP and of OpenBLAS wait busily for more work and would take the processor
+    from whoever runs next: before each call there is a pause in which they fall asleep.
+    """
     repeats = {}
     for name, call in calls.items():
         call()
         begin = time.perf_counter()
         call()
-        repeats[name] = max(1, round(least / (time.perf_counter() - begin)))
+        repeats[name] = max(1, round(LEAST / (time.perf_counter() - begin)))
     times, random = {name: [] for name in calls}, np.random.default_rng(0)
     for _ in range(rounds):
         for name in random.permutation(list(calls)):
+            time.sleep(PAUSE)
             begin = time.perf_counter()
             for _ in range(repeats[name]):
                 calls[name]()

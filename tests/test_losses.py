@@ -78,6 +78,33 @@ def test_cost_and_error_are_finite_and_right_at_extreme_logits(name, logit):
     assert np.isfinite(loss.error(a, y)).all()
 
 
+def soft_cost(z, y):
+    """−Σ y log softmax(z) in 50 digits."""
+    import mpmath
+
+    with mpmath.workdps(50):
+        z, y = ([mpmath.mpf(float(each)) for each in column] for column in (z, y))
+        total = mpmath.log(sum(mpmath.exp(each) for each in z))
+        return float(sum(b * (total - a) for a, b in zip(z, y, strict=True)))
+
+
+def without_the_shift(z, a, y):
+    return jnp.sum(y, axis=0) * jax.nn.logsumexp(z, axis=0) - jnp.sum(y * z, axis=0)
+
+
+def without_the_sum_of_y(z, a, y):
+    return jax.nn.logsumexp(z, axis=0) - jnp.sum(y * z, axis=0)
+
+
+def test_cross_entropy_is_exact_for_soft_targets_and_logits_far_from_0():
+    z = jnp.array([[1e6, 0.5, -3e4], [1e6 + 1, -2.0, -3e4 - 90], [1e6 + 2, 1.0, -3e4 - 9]])
+    y = jnp.array([[0.2, 3.0, 0.9], [0.3, 0.0, 0.05], [0.5, 1.0, 0.05]])  # one sums to 4
+    expected = [soft_cost(*columns) for columns in zip(z.T, y.T, strict=True)]
+    np.testing.assert_allclose(LOSSES["cross_entropy"].cost(z, y, y), expected, rtol=3e-7)
+    for wrong in (without_the_shift, without_the_sum_of_y):
+        assert not np.allclose(wrong(z, y, y), expected, rtol=1e-3), wrong.__name__
+
+
 def mpmath_digits():
     import mpmath
 
