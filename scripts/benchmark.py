@@ -8,8 +8,9 @@
 
 All peers live in one process and run in turn, in a new order each round; a ratio is the median of
 the rounds' own ratios, with its quartiles. One gradient, then an epoch with SGD and with Adam.
-`products` are the matrix products of the same gradients alone, in a jitted loop: the peak that this
-machine reaches for these shapes. `forward` is the cost without its gradient.
+`products` are the matrix products of the same gradients alone, in a jitted loop: the peak that XLA
+reaches on this machine for these shapes; `torch products` is PyTorch's. `forward` is the cost
+without its gradient.
 """
 
 import dataclasses
@@ -94,13 +95,14 @@ def interleave(calls: dict[str, Callable], rounds: int) -> dict[str, list]:
 
 
 def summary(times: dict[str, list]) -> dict[str, dict]:
-    """Median seconds; and quartiles of the rounds' ratios of the library to each peer."""
-    own = np.array(times["jaxbackprop"])
+    """Median seconds; the rounds' ratios of the library to each peer; the share of the products."""
+    own, best = np.array(times["jaxbackprop"]), np.array(times["products"])
     rows = {}
     for name, seconds in times.items():
         low, middle, high = np.quantile(own / np.array(seconds), (0.25, 0.5, 0.75))
         rows[name] = {"seconds": float(np.median(seconds))}
         rows[name] |= {"ratio": float(middle), "quartiles": [float(low), float(high)]}
+        rows[name] |= {"of_products": float(np.median(best / np.array(seconds)))}
     return rows
 
 
@@ -160,6 +162,8 @@ def one_gradient(work: Work, names: list[str], rounds: int, quick: bool) -> dict
     forward = peers.compiled(lambda *args: loss(work.network, *args), args, list)
     calls = {name: run.call for name, run in runs.items()}
     calls |= {"forward": forward.call, "products": products(work, 1)}
+    if peers.installed(["torch eager"]):
+        calls["torch products"] = peers.torch_products(work, weights, X)
     rows = summary(interleave(calls, rounds))
     for name, run in runs.items():
         rows[name]["compile_seconds"] = run.compile_seconds
@@ -175,6 +179,8 @@ def one_epoch(work: Work, names: list[str], rule: str, rounds: int) -> dict:
     runs = {name: PEERS[name][2](work, *material, rule) for name in names}
     calls = {name: run.call for name, run in runs.items() if run is not None}
     calls["products"] = products(work, work.steps)
+    if peers.installed(["torch eager"]):
+        calls["torch products"] = peers.torch_products(work, *material[:2])
     return summary(interleave(calls, rounds))
 
 

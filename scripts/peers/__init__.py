@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from jaxbackprop import backprop, train
 from peers.flax_equinox import equinox_epoch, equinox_gradient, flax_epoch, flax_gradient
 from peers.jaxbackprops import as_params, ours, walked
-from peers.pytorch import torch_peer
+from peers.pytorch import torch_peer, torch_products
 from peers.text import text_epoch, text_gradient
 from peers.work import WORKS, Run, Weights, Work, compiled, material
 
@@ -27,6 +27,7 @@ __all__ = [
     "installed",
     "material",
     "print_peak_memory",
+    "torch_products",
 ]
 
 # name: (package it needs, one gradient, one epoch)

@@ -72,3 +72,25 @@ def torch_peer(compile: bool) -> tuple[Callable, Callable]:
         return Run(call, torch_read)
 
     return one, epoch
+
+
+def torch_products(work: Work, weights: Weights, X: np.ndarray) -> Callable[[], None]:
+    """The products of the gradients of all X alone, as `nn.Linear` has them: examples in rows."""
+    import torch
+
+    Ws = [torch.tensor(W) for W, _ in weights]
+    batches = torch.tensor(X).split(work.batch)
+
+    @torch.no_grad()
+    def call():
+        for x in batches:
+            kept = [x]
+            for W in Ws:
+                kept.append(kept[-1] @ W.T)
+            delta = kept[-1]
+            for l in reversed(range(len(Ws))):
+                delta.T @ kept[l]
+                if l > 0:
+                    delta = delta @ Ws[l]
+
+    return call
