@@ -1,7 +1,7 @@
 """The library beside what people would use instead, on the machine at hand.
 
     python scripts/benchmark.py --quick                     two minutes: small works, few rounds
-    python scripts/benchmark.py                             everything, 25 minutes on two cores
+    python scripts/benchmark.py                             everything, 20 minutes on two cores
     python scripts/benchmark.py --works 784,128,10 --no-scaling
     python scripts/benchmark.py --write docs                and docs/benchmark.{json,png},
                                                             the tables of docs/performance.md
@@ -10,7 +10,7 @@ All peers live in one process and run in turn, in a new order each round; a rati
 the rounds' own ratios, with its quartiles. One gradient, then an epoch with SGD and with Adam.
 `products` are the matrix products of the same gradients alone, in a jitted loop: the peak that XLA
 reaches on this machine for these shapes; `torch products` is PyTorch's. `forward` is the cost
-without its gradient.
+without its gradient. `unstacked` is the library with its layers one by one: a longer program.
 """
 
 import dataclasses
@@ -244,7 +244,7 @@ def measure(options: Options, works: list[Work], console: Console) -> dict:
     if options.quick:
         names = [name for name in names if name != "torch.compile"]
     result["head"]["absent"] = ", ".join(absent)
-    rounds = min(options.rounds, 7) if options.quick else options.rounds
+    rounds = min(options.rounds, 5) if options.quick else options.rounds
     for work in works:
         begin, own = time.perf_counter(), deep_compile(work, names)
         found = {"flops": work.flops, "steps": work.steps, "batch": work.batch}

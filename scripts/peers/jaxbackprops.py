@@ -1,4 +1,4 @@
-"""The library, and its two twins behind the same forward pass: jax.grad and the graph wing."""
+"""The library, its layers stacked or one by one; jax.grad and the graph wing of the same forward."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +13,12 @@ from jaxbackprop.network import Layer
 from peers.work import RATES, Run, Weights, Work, compiled
 
 
+def as_layers(weights: Weights) -> Any:
+    return tuple(Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in weights)
+
+
 def as_params(weights: Weights) -> Any:
-    return stack(tuple(Layer(jnp.asarray(W), jnp.asarray(b)) for W, b in weights))
+    return stack(as_layers(weights))
 
 
 def from_params(params: Any) -> Weights:
@@ -25,9 +29,9 @@ def walked(network: Network, params: Any, x: jax.Array, y: jax.Array) -> Any:
     return value_and_grad(loss, argnums=1)(network, params, x, y)
 
 
-def ours(gradient: Callable) -> tuple[Callable, Callable]:
+def ours(gradient: Callable, params_of: Callable = as_params) -> tuple[Callable, Callable]:
     def one(work: Work, weights: Weights, X: np.ndarray, Y: np.ndarray) -> Run:
-        args = (as_params(weights), jnp.asarray(X.T), jnp.asarray(Y.T))
+        args = (params_of(weights), jnp.asarray(X.T), jnp.asarray(Y.T))
         return compiled(
             lambda *args: gradient(work.network, *args), args, lambda out: from_params(out[1])
         )
@@ -35,7 +39,7 @@ def ours(gradient: Callable) -> tuple[Callable, Callable]:
     def epoch(work: Work, weights: Weights, X: np.ndarray, Y: np.ndarray, rule: str) -> Run:
         optimizer = getattr(optax, rule)(RATES[rule])
         rows = jnp.asarray(X), jnp.asarray(Y)
-        params = as_params(weights)
+        params = params_of(weights)
         key = jax.random.key(0)
         held = [train.State(params, optimizer.init(params), jnp.zeros((), jnp.int32), key)]
 
