@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxbackprop import Network, backprop, data, shuffle, train
+from jaxbackprop import Network, backprop, data, shuffle, train, unstack
 
 NETWORK = Network((4, 8, 3), "tanh", "softmax", "cross_entropy")
 SGD = optax.sgd(0.1)
@@ -113,6 +113,20 @@ def test_the_bad_layer_is_named_by_its_number():
     W = gradients[0].W.at[6, 0, 0].set(jnp.nan).at[2, 0, 0].set(jnp.nan)
     bad = (gradients[0]._replace(W=W), *gradients[1:])
     assert train.first_bad_layer(network, jnp.float32(1), bad) == 7
+
+
+def test_the_compiled_run_grows_with_the_layers_not_with_their_square():
+    """It did: each layer's update held the choice among all layers, and 256 layers took 24 GiB."""
+
+    def instructions(depth):
+        network = Network((4,) * (depth + 1), "tanh", "softmax", "cross_entropy")
+        params = unstack(train.init(network, jax.random.key(0)))
+        state = begin(network=network)._replace(params=params, opt_state=SGD.init(params))
+        program = train.run.lower(network, SGD, state, INPUTS, jnp.ones((50, 4)), batch=10)
+        return len(program.compile().as_text().splitlines())
+
+    few, more, most = (instructions(depth) for depth in (8, 16, 32))
+    assert most - more < 2.2 * (more - few)
 
 
 def test_evaluation_is_the_mean_over_all_examples():

@@ -1,4 +1,4 @@
-"""The library, its layers stacked or one by one; jax.grad and the graph wing of the same forward."""
+"""The library, layers stacked or one by one; jax.grad and the graph wing of the same forward."""
 
 from collections.abc import Callable
 from typing import Any
