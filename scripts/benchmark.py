@@ -130,6 +130,14 @@ def products(work: Work, steps: int) -> Callable:
     return lambda: jax.block_until_ready(loop(weights, xs))
 
 
+def alone(work: Work, steps: int, weights: peers.Weights, X: np.ndarray) -> dict[str, Callable]:
+    """The products of `steps` gradients alone, in XLA and, where it is installed, in PyTorch."""
+    calls = {"products": products(work, steps)}
+    if peers.installed(["torch eager"]):
+        calls["torch products"] = peers.torch_products(work, weights, X)
+    return calls
+
+
 def agree(gradients: dict[str, peers.Weights]) -> None:
     """Exit unless all peers computed one gradient: a table of different work says nothing."""
     own = gradients["jaxbackprop"]
@@ -161,9 +169,7 @@ def one_gradient(work: Work, names: list[str], rounds: int, quick: bool) -> dict
     args = (peers.as_params(weights), jnp.asarray(X.T), jnp.asarray(Y.T))
     forward = peers.compiled(lambda *args: loss(work.network, *args), args, list)
     calls = {name: run.call for name, run in runs.items()}
-    calls |= {"forward": forward.call, "products": products(work, 1)}
-    if peers.installed(["torch eager"]):
-        calls["torch products"] = peers.torch_products(work, weights, X)
+    calls |= {"forward": forward.call} | alone(work, 1, weights, X)
     rows = summary(interleave(calls, rounds))
     for name, run in runs.items():
         rows[name]["compile_seconds"] = run.compile_seconds
@@ -178,9 +184,7 @@ def one_epoch(work: Work, names: list[str], rule: str, rounds: int) -> dict:
     material = peers.material(work, work.steps * work.batch)
     runs = {name: PEERS[name][2](work, *material, rule) for name in names}
     calls = {name: run.call for name, run in runs.items() if run is not None}
-    calls["products"] = products(work, work.steps)
-    if peers.installed(["torch eager"]):
-        calls["torch products"] = peers.torch_products(work, *material[:2])
+    calls |= alone(work, work.steps, *material[:2])
     return summary(interleave(calls, rounds))
 
 
