@@ -13,18 +13,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxbackprop.activations import Activation
 from jaxbackprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
-from jaxbackprop.network import (
-    Layer,
-    Network,
-    Params,
-    Trace,
-    check_params,
-    check_targets,
-    check_trace,
-    cost,
-    forward,
-    layers_in,
-)
+from jaxbackprop.forward import cost, forward
+from jaxbackprop.network import Layer, Network, Params, Trace, layers_in
+from jaxbackprop.refusals import check_params, check_targets, check_trace
 
 # Legend: n neurons of a layer, p of the previous one, m examples, depth layers of a stack.
 

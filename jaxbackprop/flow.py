@@ -16,7 +16,8 @@ from jaxtyping import Array, Bool, Float
 
 from jaxbackprop.activations import Activation
 from jaxbackprop.backprop import Backward, backward
-from jaxbackprop.network import Network, Params, Trace, forward
+from jaxbackprop.forward import forward
+from jaxbackprop.network import Network, Params, Trace
 
 # Legend: L layers, n neurons of a layer, p of the previous one, m examples; a stack adds an axis.
 

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxbackprop.backprop import backward, last, layer_gradient
-from jaxbackprop.network import Layer, Network, Params, forward
+from jaxbackprop.forward import forward
+from jaxbackprop.network import Layer, Network, Params
 
 # Legend: n neurons of a layer, p of the previous one, m examples, depth layers of a stack.
 

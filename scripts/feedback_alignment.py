@@ -19,7 +19,7 @@ import tyro
 from rich.console import Console
 
 from jaxbackprop import Network, backprop, backward, data, forward, init, train
-from jaxbackprop.network import cost
+from jaxbackprop.forward import cost
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 import psutil
 
-from jaxbackprop import Network, budget, checkpoint, data, rows, sharding, train
+from jaxbackprop import Network, checkpoint, data, memory, rows, sharding, train
 from jaxbackprop.backprop import backprop
 
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
@@ -197,7 +197,7 @@ def check_memory(
         return
     examples = sum(len(split.labels) for split in splits)
     data_bytes = 4 * examples * (network.sizes[0] + network.sizes[-1])
-    needed = budget.need(network, optimizer, gradient, options.batch, data_bytes)
+    needed = memory.need(network, optimizer, gradient, options.batch, data_bytes)
     if options.memory_limit:
         limit = number_of_bytes("--memory-limit", options.memory_limit)
     else:
@@ -206,7 +206,7 @@ def check_memory(
         limit = stats["bytes_limit"] - stats["bytes_in_use"] if stats else free
     if needed.total <= limit:
         return
-    room = budget.fitting_checkpoint(network, options.batch, needed, limit)
+    room = memory.fitting_checkpoint(network, options.batch, needed, limit)
     way = (
         f"--checkpoint {room // 1024}KiB fits"
         if room

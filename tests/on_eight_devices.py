@@ -27,7 +27,7 @@ from jaxbackprop import (
 )
 from jaxbackprop.activations import ACTIVATIONS, Activation
 from jaxbackprop.checkpoint.planning import every_plan, shape_of
-from jaxbackprop.sharding import data_parallel, fully_sharded, tensor_parallel
+from jaxbackprop.devices.sharding import data_parallel, fully_sharded, tensor_parallel
 
 NETWORKS = {
     "plain": Network((5, 16, 8, 10), "tanh", "softmax", "cross_entropy"),

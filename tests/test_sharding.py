@@ -14,8 +14,8 @@ import pytest
 
 from jaxbackprop import Network, init
 from jaxbackprop.checkpoint import planning
+from jaxbackprop.checkpoint.exchange import Exchange
 from jaxbackprop.checkpoint.run import run
-from jaxbackprop.exchange import Exchange
 from jaxbackprop.network import layers_in
 
 HERE = pathlib.Path(__file__).parent

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 
 from jaxbackprop.backprop import Strategy
 from jaxbackprop.checkpoint.automatic import check_segment, jax_segments
+from jaxbackprop.checkpoint.exchange import ALONE, Exchange
 from jaxbackprop.checkpoint.planning import Plan, best_plan, every_plan, plan, shape_of
 from jaxbackprop.checkpoint.run import run
-from jaxbackprop.exchange import ALONE, Exchange
 from jaxbackprop.network import Network, Params
 
 __all__ = ["Plan", "every", "jax_segments", "plan", "within"]

@@ -8,9 +8,11 @@ from jaxtyping import Array, Float
 
 from jaxbackprop.activations import Activation
 from jaxbackprop.backprop import Strategy
+from jaxbackprop.checkpoint.exchange import ALONE, Exchange
 from jaxbackprop.checkpoint.run import depths_of, pieces
-from jaxbackprop.exchange import ALONE, Exchange
-from jaxbackprop.network import Layer, Network, Params, Trace, check_params, cost
+from jaxbackprop.forward import cost
+from jaxbackprop.network import Layer, Network, Params, Trace
+from jaxbackprop.refusals import check_params
 
 # Legend: n neurons of a layer, p of the previous one, m examples.
 

@@ -22,7 +22,8 @@ from jaxbackprop.checkpoint.schedule import (
     times,
 )
 from jaxbackprop.checkpoint.unequal import frontier, unequal
-from jaxbackprop.network import Network, Params, init, widths
+from jaxbackprop.initialisation import init
+from jaxbackprop.network import Network, Params, widths
 
 MIB = 2**20
 

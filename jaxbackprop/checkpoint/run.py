@@ -23,21 +23,13 @@ from jaxtyping import Array, Float, Int
 
 from jaxbackprop.activations import Activation
 from jaxbackprop.backprop import last_error, layer_gradient
+from jaxbackprop.checkpoint.exchange import ALONE, Exchange
 from jaxbackprop.checkpoint.schedule import Schedule, Visit, slots
+from jaxbackprop.checkpoint.ties import after, held_back
 from jaxbackprop.equations import hidden_error
-from jaxbackprop.exchange import ALONE, Exchange
-from jaxbackprop.network import (
-    Layer,
-    Network,
-    Params,
-    Trace,
-    check_columns,
-    check_params,
-    check_targets,
-    cost,
-    layers_in,
-)
-from jaxbackprop.ties import after, held_back
+from jaxbackprop.forward import cost
+from jaxbackprop.network import Layer, Network, Params, Trace, layers_in
+from jaxbackprop.refusals import check_columns, check_params, check_targets
 
 # Legend: n neurons of a layer, p of the previous one, m examples, depth layers of a stack.
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from explorer_parts import numbers
-from jaxbackprop.graph.drawing import BACK
+from jaxbackprop.graph.inspection.drawing import BACK
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"

@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbackprop.graph.inspection.unfold import Step
 from jaxbackprop.graph.rules import RULES
-from jaxbackprop.graph.unfold import Step
 
 
 def entry_by_entry(step: Step) -> bool:

@@ -8,7 +8,8 @@ import optax
 from jaxtyping import DTypeLike
 
 from jaxbackprop.checkpoint.planning import best, shape_of
-from jaxbackprop.network import Network, Params, init
+from jaxbackprop.initialisation import init
+from jaxbackprop.network import Network, Params
 
 MIB = 2**20
 

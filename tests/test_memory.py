@@ -6,7 +6,7 @@ import jax
 import optax
 import pytest
 
-from jaxbackprop import Network, backprop, budget, checkpoint, train
+from jaxbackprop import Network, backprop, checkpoint, memory, train
 
 CASES = [
     (Network((784, 128, 10), "relu", "softmax", "cross_entropy"), optax.sgd(0.1), backprop, 128),
@@ -34,7 +34,7 @@ def test_the_estimate_is_what_the_compiled_run_asks_for(network, optimizer, grad
     stats = program.memory_analysis()
     asked = stats.argument_size_in_bytes + stats.temp_size_in_bytes
     data = 4 * examples * (network.sizes[0] + network.sizes[-1])
-    needed = budget.need(network, optimizer, gradient, batch, data)
+    needed = memory.need(network, optimizer, gradient, batch, data)
     assert needed.total == pytest.approx(asked, rel=0.25)
     assert needed.data == data
 
@@ -43,7 +43,7 @@ def test_the_parts_are_those_of_the_optimizer():
     network = Network((4, 5, 2))
     numbers = 4 * 5 + 5 + 5 * 2 + 2
     sgd, adam = (
-        budget.need(network, optimizer, backprop, 3, 7)
+        memory.need(network, optimizer, backprop, 3, 7)
         for optimizer in (optax.sgd(0.1), optax.adam(0.1))
     )
     assert sgd.parameters == adam.parameters == 4 * numbers
@@ -55,16 +55,16 @@ def test_the_parts_are_those_of_the_optimizer():
 def test_the_checkpoint_that_is_named_fits():
     network, batch = Network((64, *[64] * 40, 10), "tanh"), 1024
     optimizer = optax.sgd(0.1)
-    whole = budget.need(network, optimizer, backprop, batch, 1000)
+    whole = memory.need(network, optimizer, backprop, batch, 1000)
     limit = whole.total - whole.temporary // 2
-    room = budget.fitting_checkpoint(network, batch, whole, limit)
+    room = memory.fitting_checkpoint(network, batch, whole, limit)
     gradient = functools.partial(backprop, checkpoint=checkpoint.within(room))
-    assert budget.need(network, optimizer, gradient, batch, 1000).total <= 1.02 * limit
-    assert budget.fitting_checkpoint(network, batch, whole, whole.parameters) is None
+    assert memory.need(network, optimizer, gradient, batch, 1000).total <= 1.02 * limit
+    assert memory.fitting_checkpoint(network, batch, whole, whole.parameters) is None
 
 
 def test_nothing_is_allocated():
     """A network of terabytes has a need."""
     network = Network((100_000, *[200_000] * 3, 10))
-    needed = budget.need(network, optax.sgd(0.1), backprop, 1 << 20, 0)
+    needed = memory.need(network, optax.sgd(0.1), backprop, 1 << 20, 0)
     assert needed.total > 1e12

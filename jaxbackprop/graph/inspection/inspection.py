@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxbackprop.graph import drawing, report
 from jaxbackprop.graph.api import check_scalar, places
+from jaxbackprop.graph.inspection import drawing, report
+from jaxbackprop.graph.inspection.origin import Origin, origin
+from jaxbackprop.graph.inspection.records import Record, records
+from jaxbackprop.graph.inspection.unfold import Graph, unfold, without_alarms
 from jaxbackprop.graph.lines import Line
-from jaxbackprop.graph.origin import Origin, origin
-from jaxbackprop.graph.records import Record, records
-from jaxbackprop.graph.unfold import Graph, unfold, without_alarms
 from jaxbackprop.graph.walk import backward
 
 

@@ -15,8 +15,10 @@ import optax
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, PRNGKeyArray
 
 from jaxbackprop.backprop import backprop, backward
-from jaxbackprop.network import Network, Params, cost, forward, init, loss
-from jaxbackprop.shuffle import permuted
+from jaxbackprop.forward import cost, forward, loss
+from jaxbackprop.initialisation import init
+from jaxbackprop.network import Network, Params
+from jaxbackprop.training.shuffle import permuted
 
 # Legend: N examples in rows, p inputs, n outputs; a batch has m of them, in columns.
 

@@ -17,10 +17,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
-from jaxbackprop import sharding, train
 from jaxbackprop.backprop import backprop
-from jaxbackprop.data import Split, one_hot
+from jaxbackprop.devices import sharding
 from jaxbackprop.network import Network, Params
+from jaxbackprop.training import train
+from jaxbackprop.training.data import Split, one_hot
 
 # Legend: N examples in rows, p inputs, n outputs; "padded" is N up to a multiple of the devices.
 

@@ -18,9 +18,10 @@ from jaxtyping import Array, Float
 
 from jaxbackprop.backprop import backprop
 from jaxbackprop.checkpoint import Plan, every
-from jaxbackprop.exchange import Exchange
-from jaxbackprop.network import Layer, Network, Params, check_columns, check_params, layers_in
-from jaxbackprop.ties import held_back
+from jaxbackprop.checkpoint.exchange import Exchange
+from jaxbackprop.checkpoint.ties import held_back
+from jaxbackprop.network import Layer, Network, Params, layers_in
+from jaxbackprop.refusals import check_columns, check_params
 
 # Legend: n neurons of a layer, p of the previous one, m examples; N devices along an axis.
 

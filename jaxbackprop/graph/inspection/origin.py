@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.graph import report
+from jaxbackprop.graph.inspection import report
+from jaxbackprop.graph.inspection.local import entry_by_entry, local_gradients
+from jaxbackprop.graph.inspection.unfold import Graph, Step, Value
 from jaxbackprop.graph.lines import Line, innermost, stack
-from jaxbackprop.graph.local import entry_by_entry, local_gradients
-from jaxbackprop.graph.unfold import Graph, Step, Value
 
 Mask = np.ndarray | np.bool_
 

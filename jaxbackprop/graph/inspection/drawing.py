@@ -9,9 +9,9 @@ import html
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jaxbackprop.graph import report
-from jaxbackprop.graph.records import Path, Record
-from jaxbackprop.graph.unfold import Graph, Value
+from jaxbackprop.graph.inspection import report
+from jaxbackprop.graph.inspection.records import Path, Record
+from jaxbackprop.graph.inspection.unfold import Graph, Value
 
 NODES = 120  # more are no picture
 BACK = "#c0392b"

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import DropVar
 
-from jaxbackprop.graph import report
+from jaxbackprop.graph.inspection import report
+from jaxbackprop.graph.inspection.local import local_gradients
+from jaxbackprop.graph.inspection.statistics import Statistics, statistics
+from jaxbackprop.graph.inspection.unfold import Graph, Place, Step, Value, without_alarms
 from jaxbackprop.graph.lines import Line, innermost, stack
-from jaxbackprop.graph.local import local_gradients
-from jaxbackprop.graph.statistics import Statistics, statistics
-from jaxbackprop.graph.unfold import Graph, Place, Step, Value, without_alarms
 
 
 class Path(NamedTuple):

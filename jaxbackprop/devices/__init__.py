@@ -1,0 +1,1 @@
+"""Many devices: how parameters and examples are divided, and processes that meet."""

@@ -1,0 +1,66 @@
+"""The parameters before the first step: random weights, zero biases."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import DTypeLike, PRNGKeyArray
+
+from jaxbackprop.network import Layer, Network, Params, named
+from jaxbackprop.stacks import runs_of
+
+SCHEMES = ("he", "xavier", "normal")
+
+
+def init(
+    network: Network,
+    key: PRNGKeyArray,
+    dtype: DTypeLike = jnp.float32,
+    scheme: str | None = None,
+) -> Params:
+    """Random weights and zero biases, one key a layer.
+
+    `scheme`: "he", variance 2/fan_in (He et al., 2015); "xavier", 2/(fan_in + fan_out) (Glorot and
+    Bengio, 2010); "normal", variance 1, the choice that both papers cure. By default each layer's
+    activation chooses: "he" for the relu family, "xavier" for the rest.
+
+    Raises ValueError for an unknown scheme, a dtype that is not floating, or what is no key.
+    """
+    if scheme is not None:
+        named("scheme", scheme, dict.fromkeys(SCHEMES))
+    try:
+        floating = jnp.issubdtype(dtype, jnp.floating)
+    except TypeError:
+        floating = False
+    if not floating:
+        name = getattr(dtype, "__name__", dtype)
+        raise ValueError(f"dtype is {name}: parameters are floating point")
+    if not _is_key(key):
+        raise ValueError(f"key is {key!r}, expected one such as jax.random.key(0)")
+    keys = jax.random.split(key, network.depth)
+
+    def layer(l: int, key: PRNGKeyArray) -> Layer:
+        p, n = network.sizes[l - 1], network.sizes[l]
+        variance = {"he": 2 / p, "xavier": 2 / (p + n), "normal": 1.0}
+        scale = math.sqrt(variance[scheme or network.sigma(l).scheme])
+        W = jax.random.normal(key, (n, p), dtype) * jnp.asarray(scale, dtype)
+        return Layer(W, jnp.zeros((n, 1), dtype))
+
+    shapes = zip(network.sizes[1:-1], network.sizes[:-2], strict=True)
+    entries = []
+    for first, length in runs_of(list(shapes)):
+        own = keys[first : first + length]
+        entries.append(
+            jax.vmap(lambda key, l=first + 1: layer(l, key))(own)
+            if length > 1
+            else layer(first + 1, own[0])
+        )
+    return (*entries, layer(network.depth, keys[-1]))
+
+
+def _is_key(key: object) -> bool:
+    """A typed key, or the two integers of an untyped one."""
+    if not isinstance(key, jax.Array):
+        return False
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return key.shape == () if typed else (key.dtype == jnp.uint32 and key.shape == (2,))

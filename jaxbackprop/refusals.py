@@ -1,0 +1,102 @@
+"""What does not fit the network is refused here, early and in one sentence."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxbackprop.network import Layer, Network, Params, Trace, layers_in, widths
+
+
+def check_params(network: Network, params: Params) -> None:
+    """Raise ValueError, naming the entry, where params are not those of the network."""
+    for k, layer in enumerate(_entries(params)):
+        ndims = [getattr(array, "ndim", None) for array in layer] if _is_layer(layer) else None
+        if ndims not in ([2, 2], [3, 3]):
+            raise ValueError(
+                f"params[{k}] is {_what(layer)}, expected a Layer of two matrices, or of two stacks"
+            )
+    layers = sum(map(layers_in, params))
+    if layers != network.depth:
+        raise ValueError(f"params have {layers} layers, the network has {network.depth}")
+    if params[-1].W.ndim == 3:
+        raise ValueError("the last of params is a stack: the output layer has an entry of its own")
+    l, dtype = 0, params[0].W.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"params[0].W is {dtype}, expected floating point")
+    for k, layer in enumerate(params):
+        first, l = l + 1, l + layers_in(layer)
+        for of in range(first, l + 1):
+            n, p = network.sizes[of], network.sizes[of - 1]
+            lead = layer.W.shape[:-2]
+            for name, array, last in (("W", layer.W, p), ("b", layer.b, 1)):
+                if array.shape != (*lead, n, last):
+                    raise ValueError(
+                        f"params[{k}].{name} has shape {array.shape}, expected "
+                        f"{(*lead, n, last)} for layer {of} of sizes ({widths(network.sizes)})"
+                    )
+                if array.dtype != dtype:
+                    raise ValueError(
+                        f"params[{k}].{name} is {array.dtype}, params[0].W is {dtype}: use one"
+                    )
+
+
+def _entries(params: object) -> Sequence:
+    if not isinstance(params, tuple | list) or isinstance(params, Layer):
+        raise ValueError(f"params are {_what(params)}, expected a tuple of Layers")
+    return params
+
+
+def _is_layer(entry: object) -> bool:
+    return isinstance(entry, Layer)
+
+
+def _what(value: object) -> str:
+    """A value in an error: its kind, and the shapes of what it holds."""
+    shapes = (
+        [getattr(part, "shape", type(part).__name__) for part in value]
+        if isinstance(value, tuple | list)
+        else getattr(value, "shape", "")
+    )
+    return f"{type(value).__name__} {shapes}".strip()
+
+
+def check_columns(name: str, x: Array, rows: int, params: Params) -> None:
+    """Raise ValueError unless x is (rows, m) with m ≥ 1, of the parameters' dtype."""
+    if not hasattr(x, "ndim"):
+        raise ValueError(f"{name} is {_what(x)}, expected an array of ({rows}, m)")
+    if x.ndim != 2 or x.shape[0] != rows:
+        raise ValueError(f"{name} has shape {x.shape}, expected ({rows}, m): examples are columns")
+    if x.shape[1] == 0:
+        raise ValueError(f"{name} has shape {x.shape}: the batch is empty")
+    dtype = params[0].W.dtype
+    if x.dtype != dtype:
+        raise ValueError(f"{name} is {x.dtype}, the parameters are {dtype}: cast one of them")
+
+
+def check_trace(params: Params, trace: Trace) -> None:
+    """Raise ValueError unless trace is one that `forward` left for params, by its shapes."""
+    if not isinstance(trace, Trace):
+        raise ValueError(f"trace is {_what(trace)}, expected the Trace that forward returns")
+    rows = [layer.b.shape[:-1] for layer in params]
+    for name, arrays, expected in (
+        ("zs", trace.zs, rows),
+        ("activations", trace.activations, [params[0].W.shape[-1:], *rows]),
+    ):
+        found = [jnp.shape(array)[:-1] for array in arrays]
+        if found != expected:
+            raise ValueError(f"trace.{name} are for layers of {found}, params of {expected}")
+    columns = {jnp.shape(array)[-1] for arrays in trace for array in arrays}
+    if len(columns) > 1:
+        raise ValueError(f"trace has arrays of {' and '.join(map(str, sorted(columns)))} examples")
+
+
+def check_targets(a: Array, y: Array) -> None:
+    """Raise ValueError unless y has the shape and dtype of the output a."""
+    if not hasattr(y, "ndim"):
+        raise ValueError(f"y is {_what(y)}, expected an array of {a.shape}")
+    if y.shape != a.shape:
+        hint = "; for class labels see data.one_hot" if y.ndim == 1 else ""
+        raise ValueError(f"y has shape {y.shape}, the output has shape {a.shape}{hint}")
+    if y.dtype != a.dtype:
+        raise ValueError(f"y is {y.dtype}, the output is {a.dtype}: cast it")

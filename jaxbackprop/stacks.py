@@ -1,0 +1,47 @@
+"""Stacks: a long run of hidden layers of one shape as one entry of the parameters.
+
+The arrays of a stack have a leading axis, which forward and backward pass scan, so that program and
+compile time do not grow with depth.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+
+from jaxbackprop.network import Layer, Params
+
+STACKED_RUN = 16  # shorter runs of equal layers are quicker unrolled than scanned
+
+
+def runs_of(shapes: list) -> Iterator[tuple[int, int]]:
+    """(first, length) of each run of equal shapes, in order; short runs one by one."""
+    first = 0
+    for _, run in itertools.groupby(shapes):
+        length = len(list(run))
+        if length >= STACKED_RUN:
+            yield first, length
+        else:
+            yield from ((first + i, 1) for i in range(length))
+        first += length
+
+
+def unstack(params: Params) -> Params:
+    """One `Layer` a layer."""
+    return tuple(
+        Layer(W, b)
+        for layer in params
+        for W, b in (zip(layer.W, layer.b, strict=True) if layer.W.ndim == 3 else [layer])
+    )
+
+
+def stack(params: Params) -> Params:
+    """Long runs of equal hidden layers as one entry each, as `init` returns them."""
+    layers = unstack(params)
+    entries = [
+        Layer(*(jnp.stack(arrays) for arrays in zip(*layers[first : first + length], strict=True)))
+        if length > 1
+        else layers[first]
+        for first, length in runs_of([layer.W.shape for layer in layers[:-1]])
+    ]
+    return (*entries, layers[-1])

@@ -1,0 +1,1 @@
+"""Training: the loop and its order, the data, saved states, the memory it needs, its figures."""
