@@ -2,9 +2,10 @@
 
 It shares nothing with the network wing and calls none of jax.grad, jax.vjp, jax.jvp: the local
 gradients are a table (`rules`), the walk is `walk`, and the operations that contain a graph of
-their own are in `structure` and `loop`. `inspect` shows what passes through the walk.
+their own are in `structure`, `loop` and `custom`. `inspect` shows what passes through the walk.
 """
 
+from jaxbackprop.graph import custom as _custom
 from jaxbackprop.graph import loop as _loop
 from jaxbackprop.graph import structure as _structure
 from jaxbackprop.graph.api import grad, value_and_grad, vjp
@@ -13,4 +14,4 @@ from jaxbackprop.graph.rules import UnsupportedPrimitive
 
 __all__ = ["Inspection", "UnsupportedPrimitive", "grad", "inspect", "value_and_grad", "vjp"]
 
-del _loop, _structure  # imported for what they enter into the walk's table
+del _custom, _loop, _structure  # imported for what they enter into the walk's table

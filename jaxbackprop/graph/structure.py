@@ -1,28 +1,20 @@
-"""Operations that contain a graph: calls, loops, branches, and functions with rules of their own.
+"""Operations that contain a graph: calls, branches, loops of unknown length, linear solves.
 
 Each recorder evaluates its equation and returns the outputs with a function that pulls their
 cotangents back, by walking the inner graph.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxbackprop.graph.halves import dependence, halves, open_jaxpr, through
 from jaxbackprop.graph.rules import UnsupportedPrimitive
-from jaxbackprop.graph.walk import (
-    STRUCTURE,
-    Recorder,
-    Tape,
-    backward,
-    evaluate,
-    forward,
-    is_real,
-    zeros,
-)
+from jaxbackprop.graph.walk import STRUCTURE, Recorder, evaluate, forward
 
 
 def recorder(*names: str) -> Callable[[Recorder], Recorder]:
@@ -34,95 +26,53 @@ def recorder(*names: str) -> Callable[[Recorder], Recorder]:
     return enter
 
 
-def open_jaxpr(inner: Any) -> tuple[Any, Sequence]:
-    """(jaxpr, consts) of an inner graph, closed or not."""
-    return (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
+CALLS = dict.fromkeys(("jit", "pjit"), "jaxpr")
+CALLS |= dict.fromkeys(("closed_call", "core_call", "eval_jaxpr"), "call_jaxpr")
 
 
-def through(tape: Tape) -> tuple[list, Callable[[list], list]]:
-    """The outputs of an inner tape, and its backward walk from the cotangents that matter."""
-
-    def pull(cts):
-        cts = [ct if a else None for ct, a in zip(cts, tape.active_outputs, strict=True)]
-        return backward(tape, cts)
-
-    return tape.outputs, pull
-
-
-@recorder("jit", "pjit", "closed_call", "core_call", "custom_lin", "run_state")
+@recorder(*CALLS)
 def call(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """A jitted function is looked into, not treated as one operation."""
-    return through(forward(*open_jaxpr(equation.params["jaxpr"]), inputs, active))
+    inner = equation.params[CALLS[equation.primitive.name]]
+    return through(forward(*open_jaxpr(inner), inputs, active))
 
 
 @recorder("checkpoint", "remat2", "remat")
 def remat(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
-    """Nothing is kept but the inputs: the inner forward pass is run again on the way back."""
-    jaxpr, consts = open_jaxpr(equation.params["jaxpr"])
+    """Nothing is kept but the inputs, and what the policy saves: the rest is computed again.
 
-    def pull(cts):
-        # Without the barrier the compiler would merge the second forward pass with the first.
-        again = lax.optimization_barrier(inputs)
-        return through(forward(jaxpr, consts, again, active))[1](cts)
-
-    return evaluate(equation, inputs), pull
-
-
-@recorder("custom_jvp_call")
-def custom_jvp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
-    """A function with a forward rule of its own: t ↦ J t, linear in t.
-
-    Its graph is walked back from J t to t, at t = 0. The function itself is never walked: its rule
-    may differ from its body, as relu's does at 0.
+    Not before the cotangents are there: the barrier says so to the compiler, which would merge the
+    second evaluation with the first, and to a loop around, which would store its values.
     """
-    count = equation.params["num_consts"]
-    flags = active[count:]
-    zero = [equation.params["symbolic_zeros"] and not a for a in flags]
-    jaxpr, consts, out_zeros = equation.params["jvp_jaxpr_fun"].call_wrapped(*zero)
-    primals = inputs[count:]
-    tangents = [_no_tangent(x) for x, z in zip(primals, zero, strict=True) if not z]
-    wanted = [a for a, z in zip(flags, zero, strict=True) if not z]
-    tape = forward(jaxpr, consts, [*primals, *tangents], [False] * len(primals) + wanted)
-    outputs = tape.outputs[: len(out_zeros)]
+    inner, policy = equation.params["jaxpr"], equation.params["policy"]
+    flags, out_flags = dependence(open_jaxpr(inner)[0], active)
+    parts = halves(inner, flags, out_flags, kept=(policy and _saved_by(policy)) or _nothing)
+    outputs, residuals = parts.ahead(inputs)
 
     def pull(cts):
-        linear = [ct for ct, z in zip(cts, out_zeros, strict=True) if not z]
-        found = iter(through(tape)[1]([None] * len(out_zeros) + linear)[len(primals) :])
-        return [None] * count + [None if z else next(found) for z in zero]
+        cts = [
+            jnp.zeros_like(out) if ct is None else ct
+            for out, ct, flag in zip(outputs, cts, out_flags, strict=True)
+            if flag
+        ]
+        return parts.back(*lax.optimization_barrier((inputs, residuals, cts)))
 
     return outputs, pull
 
 
-def _no_tangent(x: Any) -> Any:
-    """The zero of the tangents at x: of the type float0 where x is an integer."""
-    return jnp.zeros_like(x) if is_real(x) else np.zeros(jnp.shape(x), jax.dtypes.float0)
+def _nothing(equation: Any) -> bool:
+    return False
 
 
-@recorder("custom_vjp_call")
-def custom_vjp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
-    """A function with a backward pass of its own: it is used as it is."""
-    count = equation.params["num_consts"]
-    flags = [bool(a) for a in active[count:]]
-    jaxpr, consts = equation.params["fwd_jaxpr_thunk"].call_wrapped(*(not a for a in flags))
-    _, _, forwarded = equation.params["out_trees"]()
-    found = forward(jaxpr, consts, inputs[count:], [False] * len(flags)).outputs
-    kept = len(found) - len(equation.outvars)
-    own = iter(found[:kept])
-    residuals = [next(own) if source is None else inputs[count:][source] for source in forwarded]
-    outputs = found[kept:]
+@functools.cache
+def _saved_by(policy: Callable) -> Callable[[Any], bool]:
+    """Are the results of an equation saved? What a policy would offload is saved where it is."""
 
-    def pull(cts):
-        filled = [
-            zeros(v.aval) if ct is None else ct for v, ct in zip(equation.outvars, cts, strict=True)
-        ]
-        contributions = equation.params["bwd"].call_wrapped(*residuals, *filled)
-        if isinstance(contributions, tuple) and isinstance(contributions[0], list):
-            contributions, _ = contributions  # jax 0.12 returns an auxiliary value besides
-        return [None] * count + [
-            c if a else None for c, a in zip(contributions, flags, strict=True)
-        ]
+    def saved(equation):
+        verdict = policy(equation.primitive, *(v.aval for v in equation.invars), **equation.params)
+        return verdict if isinstance(verdict, bool) else "Recompute" not in type(verdict).__name__
 
-    return outputs, pull
+    return saved
 
 
 @recorder("while")
@@ -141,28 +91,31 @@ def while_loop(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
 @recorder("cond")
 def cond(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """The branch that was taken is taken again on the way back, from the same inputs."""
-    which, operands, flags = inputs[0], inputs[1:], active[1:]
-
-    def back(branch):
-        jaxpr, consts = open_jaxpr(branch)
-
-        def run(operands, cts):
-            found = through(forward(jaxpr, consts, operands, flags))[1](cts)
-            return [
-                jnp.zeros_like(x) if g is None else g
-                for x, g, a in zip(operands, found, flags, strict=True)
-                if a
-            ]
-
-        return run
+    which, operands, branches = inputs[0], inputs[1:], equation.params["branches"]
+    ends = [dependence(open_jaxpr(branch)[0], active[1:]) for branch in branches]
+    flags, out_flags = (
+        ends[0][0],
+        [any(column) for column in zip(*(o for _, o in ends), strict=True)],
+    )
+    parts = [halves(branch, flags, out_flags, kept=_nothing) for branch in branches]
+    index = jnp.asarray(which).astype(jnp.int32)
+    outputs = lax.switch(index, [lambda *xs, p=p: p.ahead(list(xs))[0] for p in parts], *operands)
 
     def pull(cts):
-        branches = [back(branch) for branch in equation.params["branches"]]
-        index = jnp.asarray(which).astype(jnp.int32)
-        found = iter(lax.switch(index, branches, operands, cts))
-        return [None, *(next(found) if a else None for a in flags)]
+        cts = [
+            jnp.zeros_like(out) if ct is None else ct
+            for out, ct, flag in zip(outputs, cts, out_flags, strict=True)
+            if flag
+        ]
+        ways = [lambda xs, cts, p=p: _wanted(p.back(xs, [], cts)) for p in parts]
+        found = iter(lax.switch(index, ways, operands, cts))
+        return [None, *(next(found) if flag else None for flag in flags)]
 
-    return evaluate(equation, inputs), pull
+    return outputs, pull
+
+
+def _wanted(cts: list) -> list:
+    return [ct for ct in cts if ct is not None]
 
 
 @recorder("custom_linear_solve")

@@ -1,0 +1,156 @@
+"""Functions with a gradient of their own: custom_jvp, custom_vjp and linear_call.
+
+What such a function says of its gradient is used as it is; its body is not walked.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+
+from jaxbackprop.graph.halves import ON_TANGENTS, open_jaxpr, through
+from jaxbackprop.graph.rules import UnsupportedPrimitive
+from jaxbackprop.graph.structure import recorder
+from jaxbackprop.graph.walk import forward, is_real, zeros
+
+ARRAYS = get_args(jax.typing.ArrayLike)
+
+
+@contextlib.contextmanager
+def _on_tangents() -> Iterator[None]:
+    token = ON_TANGENTS.set(True)
+    try:
+        yield
+    finally:
+        ON_TANGENTS.reset(token)
+
+
+@recorder("custom_jvp_call")
+def custom_jvp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
+    """A function with a forward rule of its own: t ↦ J t, linear in t.
+
+    Its graph is walked back from J t to t, at t = 0. The function itself is never walked: its rule
+    may differ from its body, as relu's does at 0. A rule may apply such functions to tangents, even
+    the very one it belongs to: linear as these are there, their bodies are walked, as in jax.
+    """
+    if ON_TANGENTS.get():
+        return through(forward(*open_jaxpr(equation.params["call_jaxpr"]), inputs, active))
+    count = _constants(equation, active)
+    primals, flags = inputs[count:], active[count:]
+    jaxpr, consts, zero, out_zeros = jvp_graph(equation, flags)
+    tangents = [no_tangent(x) for x, z in zip(primals, zero, strict=True) if not z]
+    wanted = [a for a, z in zip(flags, zero, strict=True) if not z]
+    with _on_tangents():
+        tape = forward(jaxpr, consts, [*primals, *tangents], [False] * len(primals) + wanted)
+    outputs = tape.outputs[: len(out_zeros)]
+
+    def pull(cts):
+        linear = [ct for ct, z in zip(cts, out_zeros, strict=True) if not z]
+        with _on_tangents():
+            found = iter(through(tape)[1]([None] * len(out_zeros) + linear)[len(primals) :])
+        return [None] * count + [None if z else next(found) for z in zero]
+
+    return outputs, pull
+
+
+def jvp_graph(
+    equation: Any, active: Sequence[bool]
+) -> tuple[Any, Sequence, list[bool], Sequence[bool]]:
+    """(jaxpr, consts, zero, out_zeros) of (primals, tangents) ↦ (outputs, their tangents).
+
+    Without a tangent are the inputs that `zero` marks, where the rule asked to be told so, and the
+    outputs that `out_zeros` marks.
+    """
+    zero = [bool(equation.params["symbolic_zeros"] and not a) for a in active]
+    jaxpr, consts, out_zeros = equation.params["jvp_jaxpr_fun"].call_wrapped(*zero)
+    return jaxpr, consts, zero, out_zeros
+
+
+def no_tangent(x: Any) -> Any:
+    """The zero of the tangents at x: of the type float0 where x is an integer."""
+    return jnp.zeros_like(x) if is_real(x) else np.zeros(jnp.shape(x), jax.dtypes.float0)
+
+
+@recorder("custom_vjp_call")
+def custom_vjp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
+    """A function with a backward pass of its own: it is used as it is.
+
+    Its rules are told what is differentiated and which cotangents are zero, where they ask for it
+    (`symbolic_zeros`). What they leave out, or mark as zero, is zero.
+    """
+    count = _constants(equation, active)
+    params, primals, flags = equation.params, inputs[count:], [bool(a) for a in active[count:]]
+    jaxpr, consts = params["fwd_jaxpr_thunk"].call_wrapped(*flags)
+    _, _, forwarded = params["out_trees"]()
+    found = forward(jaxpr, consts, primals, [False] * len(flags)).outputs
+    kept = len(found) - len(equation.outvars)
+    own = iter(found[:kept])
+    residuals = [next(own) if source is None else primals[source] for source in forwarded]
+
+    def pull(cts):
+        filled = [
+            _no_cotangent(v.aval, params["symbolic_zeros"]) if ct is None else ct
+            for v, ct in zip(equation.outvars, cts, strict=True)
+        ]
+        contributions = params["bwd"].call_wrapped(*residuals, *filled)
+        if isinstance(contributions, tuple) and isinstance(contributions[0], list):
+            contributions, _ = contributions  # jax 0.12 returns an auxiliary value besides
+        return [None] * count + [
+            c if a and isinstance(c, ARRAYS) else None
+            for c, a in zip(contributions, flags, strict=True)
+        ]
+
+    return found[kept:], pull
+
+
+def _no_cotangent(aval: Any, symbolic: bool) -> Any:
+    if symbolic:
+        return SymbolicZero(aval.to_tangent_aval())
+    return zeros(aval) if is_real(aval) else np.zeros(aval.shape, jax.dtypes.float0)
+
+
+def _constants(equation: Any, active: Sequence[bool]) -> int:
+    """How many values a function closes over; its rule is silent about how they change it."""
+    count = equation.params["num_consts"]
+    if any(active[:count]):
+        raise UnsupportedPrimitive(
+            f"'{equation.primitive.name}' closes over a value that is differentiated, of which its "
+            "rule says nothing: pass it to the function as an argument"
+        )
+    return count
+
+
+@recorder("linear_call")
+def linear_call(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
+    """A function that is linear in its last arguments, given with its transpose."""
+    params = equation.params
+    callee, n_consts, n_given = params["callee"], params["num_callee_consts"], params["num_res"]
+    if any(active[: n_consts + n_given]):
+        raise UnsupportedPrimitive(
+            "'linear_call' is differentiated by one of its residual arguments, in which it says "
+            "nothing of how it changes"
+        )
+    consts, given = inputs[:n_consts], inputs[n_consts : n_consts + n_given]
+    outputs = equation.primitive.bind(*inputs, **params)
+
+    def pull(cts):
+        outs = zip(equation.outvars, cts, strict=True)
+        transposed, t_consts = params["transpose_thunk"]()
+        found = equation.primitive.bind(
+            *t_consts,
+            *given,
+            *(zeros(v.aval) if ct is None else ct for v, ct in outs),
+            callee=transposed,
+            transpose_thunk=lambda: (callee, consts),
+            num_callee_consts=len(t_consts),
+            num_res=n_given,
+        )
+        return [None] * (n_consts + n_given) + [
+            g if a else None for g, a in zip(found, active[n_consts + n_given :], strict=True)
+        ]
+
+    return list(outputs), pull
