@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.extend.core import Literal
 
 from jaxbackprop.graph.walk import FLAT, Tape, backward, evaluate, forward, is_real
@@ -106,7 +107,7 @@ def halves(
         return made[key]
     whole = _there_and_back(inner, flags, out_flags)
     found = _split(whole, flags, out_flags, at_hand, fixed, kept)
-    if not any(isinstance(c, jax.core.Tracer) for c in open_jaxpr(whole)[1]):
+    if not any(isinstance(c, Tracer) for c in open_jaxpr(whole)[1]):
         made[key] = found
     return found
 
