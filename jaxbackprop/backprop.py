@@ -12,17 +12,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxbackprop.activations import Activation
-from jaxbackprop.equations import bias_gradient, hidden_error, output_error, weight_gradient
-from jaxbackprop.forward import cost, forward
+from jaxbackprop.checkpoint.dense import checkpointed
+from jaxbackprop.checkpoint.descriptions import Description
+from jaxbackprop.equations import bias_gradient, hidden_error, weight_gradient
+from jaxbackprop.forward import cost, forward, last_error
 from jaxbackprop.network import Layer, Network, Params, Trace, layers_in
 from jaxbackprop.refusals import check_params, check_targets, check_trace
 
 # Legend: n neurons of a layer, p of the previous one, m examples, depth layers of a stack.
 
 Seam = Callable[[int | Int[Array, ""], Float[Array, "n m"]], Float[Array, "n m"]]
-Strategy = Callable[
-    [Network, Params, Float[Array, "p m"], Float[Array, "n m"]], tuple[Float[Array, ""], Params]
-]
 
 
 class Backward(NamedTuple):
@@ -79,15 +78,6 @@ def backward(
     return Backward(tuple(reversed(gradients)), tuple(reversed(deltas)))
 
 
-def last_error(network: Network, trace: Trace, y: Float[Array, "n m"]) -> Float[Array, "n m"]:
-    """δᴸ: the simplified form where loss and output have one, else BP1."""
-    z, a = trace.zs[-1], trace.activations[-1]
-    if network.cost.error is not None:
-        return network.cost.error(a, y)
-    sigma = network.sigma(network.depth)
-    return output_error(network.cost.gradient(a, y), sigma.derivative(z, a))
-
-
 def layer_gradient(delta: Float[Array, "n m"], a_prev: Float[Array, "p m"]) -> Layer:
     """BP3 and BP4 for one layer."""
     return Layer(weight_gradient(delta, a_prev), bias_gradient(delta))
@@ -136,14 +126,16 @@ def backprop(
     x: Float[Array, "p m"],
     y: Float[Array, "n m"],
     *,
-    checkpoint: Strategy | None = None,
+    checkpoint: Description | str | None = None,
 ) -> tuple[Float[Array, ""], Params]:
     """The cost and its gradients, shaped as params: a forward pass and a backward pass.
 
-    `checkpoint` is one of :mod:`jaxbackprop.checkpoint`'s schedules: the same gradients in less
-    memory. Raises ValueError where x, y or params do not fit the network.
+    `checkpoint` is one of :mod:`jaxbackprop.checkpoint`'s descriptions, or the command line's
+    "every:2" and "64MiB": the same gradients in less memory.
+
+    Raises ValueError where x, y or params do not fit the network, or the checkpoint cannot be had.
     """
     if checkpoint is not None:
-        return checkpoint(network, params, x, y)
+        return checkpointed(checkpoint, network, params, x, y)
     trace = forward(network, params, x)
     return cost(network, trace, y), backward(network, params, trace, y).gradients

@@ -1,9 +1,10 @@
-"""The forward pass, and the cost at its end."""
+"""The forward pass, and what stands at its end: the cost, and the error that goes back from it."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxbackprop.equations import output_error
 from jaxbackprop.network import Network, Params, Trace, layers_in
 from jaxbackprop.refusals import check_columns, check_params, check_targets
 
@@ -44,3 +45,12 @@ def loss(
 ) -> Float[Array, ""]:
     """C = (1/m) Σᵢ Cᵢ as a function of the parameters: what jax.grad differentiates."""
     return cost(network, forward(network, params, x), y)
+
+
+def last_error(network: Network, trace: Trace, y: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    """δᴸ: the simplified form where loss and output have one, else BP1."""
+    z, a = trace.zs[-1], trace.activations[-1]
+    if network.cost.error is not None:
+        return network.cost.error(a, y)
+    sigma = network.sigma(network.depth)
+    return output_error(network.cost.gradient(a, y), sigma.derivative(z, a))

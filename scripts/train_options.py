@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -11,10 +10,8 @@ import jax.numpy as jnp
 import optax
 import psutil
 
-from jaxbackprop import Network, checkpoint, data, memory, rows, sharding, train
-from jaxbackprop.backprop import backprop
-
-UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+from jaxbackprop import Network, backprop, data, memory, rows, sharding, train
+from jaxbackprop.checkpoint.descriptions import described, number_of_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,22 +161,7 @@ def make_gradient(options: Options) -> train.Gradient:
         return train.automatic
     if options.checkpoint is None:
         return backprop
-    every = re.fullmatch(r"every:(\d+)", options.checkpoint)
-    if every:
-        strategy = checkpoint.every(int(every[1]))
-    else:
-        strategy = checkpoint.within(
-            number_of_bytes("--checkpoint", options.checkpoint, "every:K or ")
-        )
-    return functools.partial(backprop, checkpoint=strategy)
-
-
-def number_of_bytes(option: str, text: str, other: str = "") -> int:
-    """16MiB, 2GB, 100000."""
-    match = re.fullmatch(r"(\d+\.?\d*) *([KMG]i?)?B?", text)
-    if match is None:
-        raise ValueError(f"{option} is {text!r}, expected {other}a number of bytes (16MiB)")
-    return int(float(match[1]) * UNITS[match[2] or ""])
+    return functools.partial(backprop, checkpoint=described(options.checkpoint))
 
 
 def check_memory(
@@ -199,7 +181,7 @@ def check_memory(
     data_bytes = 4 * examples * (network.sizes[0] + network.sizes[-1])
     needed = memory.need(network, optimizer, gradient, options.batch, data_bytes)
     if options.memory_limit:
-        limit = number_of_bytes("--memory-limit", options.memory_limit)
+        limit = number_of_bytes(options.memory_limit)
     else:
         stats = jax.local_devices()[0].memory_stats()  # None on a CPU
         free = psutil.virtual_memory().available

@@ -1,16 +1,21 @@
 """The same gradients in less memory: equal, counted, optimal, and as large as predicted."""
 
+import copy
+import dataclasses
 import functools
 import itertools
 import math
+import pickle
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from gates import g1, g4
 
 from jaxbackprop import Network, backprop, checkpoint, init, loss
 from jaxbackprop.activations import ACTIVATIONS, Activation
+from jaxbackprop.checkpoint.descriptions import Within, described
 from jaxbackprop.checkpoint.memory import Chain, plain_memory
 from jaxbackprop.checkpoint.planning import Plan, best, every_plan, shape_of
 from jaxbackprop.checkpoint.run import run
@@ -159,12 +164,12 @@ def equations_in(jaxpr):
     return len(jaxpr.eqns) + sum(equations_in(getattr(v, "jaxpr", v)) for v in inner)
 
 
-@pytest.mark.parametrize("strategy", [checkpoint.every(7), checkpoint.within(4_000)])
-def test_the_program_of_a_stack_does_not_grow_with_its_depth(strategy):
+@pytest.mark.parametrize("how", [checkpoint.every(7), checkpoint.within(4_000)])
+def test_the_program_of_a_stack_does_not_grow_with_its_depth(how):
     sizes = {}
     for depth in (30, 300):
         network, params, x, y = problem((5, *[6] * depth, 3))
-        jaxpr = jax.make_jaxpr(lambda p: strategy(network, p, x, y))(params)  # noqa: B023
+        jaxpr = jax.make_jaxpr(lambda p: gradient(how)(network, p, x, y))(params)  # noqa: B023
         sizes[depth] = equations_in(jaxpr.jaxpr)
     assert sizes[30] == sizes[300]
 
@@ -349,9 +354,77 @@ def test_a_budget_that_cannot_be_met_names_the_least_that_can():
 
 @pytest.mark.parametrize("k", [0, -1, True])
 def test_a_segment_of_no_layers_is_refused(k):
-    for strategy in (checkpoint.every, checkpoint.jax_segments):
+    for how in (checkpoint.every, checkpoint.jax_segments):
         with pytest.raises(ValueError, match="expected a whole number"):
-            strategy(k)
+            how(k)
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        (7, 7),
+        (np.int64(7), 7),
+        (2.0**20, 2**20),
+        ("100000", 100_000),
+        ("64MiB", 64 * 2**20),
+        ("1.5GiB", 3 * 2**29),
+        ("16 MB", 16_000_000),
+        ("16mb", 16_000_000),
+        (" 2 kB ", 2000),
+        ("1TiB", 2**40),
+    ],
+)
+def test_a_number_of_bytes_is_read_as_people_write_it(written, number, untyped):
+    assert checkpoint.within(written) == Within(number)
+    assert checkpoint.within(written).bytes == number
+
+
+@pytest.mark.parametrize("no", ["", "MiB", "-1", "1e9", "5 QiB", True, None, 1.5, b"3", math.nan])
+def test_what_is_no_number_of_bytes_is_refused(no, untyped):
+    with pytest.raises(ValueError, match=r"is no number of bytes, such as 67108864 or \"64MiB\""):
+        checkpoint.within(no)
+
+
+@pytest.mark.parametrize("no", [0, -5, "0", "0.4"])
+def test_less_than_one_byte_is_refused(no):
+    with pytest.raises(ValueError, match="is less than one byte"):
+        checkpoint.within(no)
+
+
+@pytest.mark.parametrize(
+    "how", [checkpoint.every(3), checkpoint.within("2MiB"), checkpoint.jax_segments(3)]
+)
+def test_a_description_is_data(how):
+    """Equal where it says the same, a dictionary's key, static under jit, without arrays."""
+    assert copy.deepcopy(how) == how == pickle.loads(pickle.dumps(how))
+    assert len({how, copy.deepcopy(how)}) == 1
+    assert jax.tree.leaves(how) == []
+    assert jax.jit(lambda how: how)(how) == how
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(how, dataclasses.fields(how)[0].name, 4)
+
+
+def test_the_command_lines_words_are_descriptions():
+    assert described("every:2") == checkpoint.every(2)
+    assert described("64 MiB") == checkpoint.within(2**26)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (checkpoint.every, r"checkpoint is the function every: call it, as in every\(3\)"),
+        (checkpoint.within, r"the function within: call it, as in within\(\"64MiB\"\)"),
+        (checkpoint.plan, r"checkpoint is the function plan; checkpoint takes every\(k\), within"),
+        ("every", "'every' is no number of bytes"),
+        ("every:0", "expected a whole number ≥ 1"),
+        ("dots", r'checkpoint takes every\(k\), within\(bytes\), "every:2" or "64MiB"'),
+        (3, r"checkpoint is 3; checkpoint takes every\(k\)"),
+        (True, "checkpoint is True; checkpoint takes"),
+    ],
+)
+def test_what_is_no_description_is_refused_in_one_sentence(how, message, untyped):
+    with pytest.raises(ValueError, match=message):
+        backprop(*problem(PLAIN), checkpoint=how)
 
 
 def test_every_k_costs_what_the_text_says():

@@ -117,13 +117,13 @@ def test_trains_on_a_folder_of_idx_files(tmp_path):
         (["--optimizer", "sgd", "--learning-rate", "1e30"], "is not finite"),
         (["--checkpoint", "12"], "no plan for (64, 128, 10), batch 32, float32 fits 12 bytes"),
         (["--checkpoint", "every:0"], "expected a whole number ≥ 1"),
-        (["--checkpoint", "some"], "expected every:K or a number of bytes"),
+        (["--checkpoint", "some"], "'some' is no number of bytes, such as 67108864"),
         (["--memory-limit", "300KiB"], "the limit is 0.3 MiB: no --checkpoint fits"),
         (
             ["--memory-limit", "2MiB", "--batch", "512", "--sizes", "64", *["32"] * 30, "10"],
             "KiB fits",
         ),
-        (["--memory-limit", "much"], "--memory-limit is 'much'"),
+        (["--memory-limit", "much"], "'much' is no number of bytes"),
         (["--flow", "--gradient", "automatic"], "--flow looks at every δ"),
     ],
 )

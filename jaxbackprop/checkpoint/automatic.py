@@ -7,57 +7,28 @@ import jax
 from jaxtyping import Array, Float
 
 from jaxbackprop.activations import Activation
-from jaxbackprop.backprop import Strategy
-from jaxbackprop.checkpoint.exchange import ALONE, Exchange
 from jaxbackprop.checkpoint.run import depths_of, pieces
 from jaxbackprop.forward import cost
 from jaxbackprop.network import Layer, Network, Params, Trace
-from jaxbackprop.refusals import check_params
 
 # Legend: n neurons of a layer, p of the previous one, m examples.
 
 Columns = Float[Array, "_ m"]
 
 
-@functools.cache
-def jax_segments(k: int) -> Strategy:
-    """What `backprop(checkpoint=…)` takes: jax.grad, with jax.checkpoint around every k layers.
+def segmented(
+    network: Network, k: int, params: Params, x: Float[Array, "p m"], y: Float[Array, "n m"]
+) -> tuple[Float[Array, ""], Params]:
+    """The cost and its gradients by jax.grad, with jax.checkpoint around every k layers."""
 
-    Of a stack, the layers that do not fill a segment come first. In a scan this stores what it
-    says. Unrolled it may not: on a CPU, XLA under jax 0.10 finds that a recomputed plain layer
-    equals the first computation, and keeps that one (0.12 does not); look at temp_size_in_bytes.
+    def loss(params: Params) -> Float[Array, ""]:
+        a, sigma = x, network.sigma(0)
+        for part in _segments(params, k):
+            a = part(sigma, a)
+        z = params[-1].W @ a + params[-1].b
+        return cost(network, Trace((z,), (x, network.sigma(network.depth).value(z))), y)
 
-    Raises ValueError for k below 1, and where a device is to exchange something with others.
-    """
-    check_segment(k)
-
-    def strategy(
-        network: Network,
-        params: Params,
-        x: Float[Array, "p m"],
-        y: Float[Array, "n m"],
-        exchange: Exchange = ALONE,
-    ) -> tuple[Float[Array, ""], Params]:
-        if exchange is not ALONE:
-            raise ValueError("jax_segments exchanges nothing: take checkpoint.every or within")
-        check_params(network, params)
-
-        def loss(params: Params) -> Float[Array, ""]:
-            a, sigma = x, network.sigma(0)
-            for part in _segments(params, k):
-                a = part(sigma, a)
-            z = params[-1].W @ a + params[-1].b
-            return cost(network, Trace((z,), (x, network.sigma(network.depth).value(z))), y)
-
-        return jax.value_and_grad(loss)(params)
-
-    return strategy
-
-
-def check_segment(k: int) -> None:
-    """Raise ValueError unless k is a whole number ≥ 1."""
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise ValueError(f"k is {k!r}, expected a whole number ≥ 1: every k-th activation is kept")
+    return jax.value_and_grad(loss)(params)
 
 
 def _segments(params: Params, k: int) -> Iterator[Callable[[Activation, Columns], Columns]]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
+from jaxbackprop.checkpoint.descriptions import number_of_bytes
 from jaxbackprop.checkpoint.memory import Chain, Memory, peak, plain_memory, stack_memory
 from jaxbackprop.checkpoint.run import depths_of, pieces, run
 from jaxbackprop.checkpoint.schedule import (
@@ -245,7 +246,7 @@ def best_plan(shape: Shape, room: int) -> Plan:
     )
 
 
-def plan(network: Network, batch: int, dtype: DTypeLike, bytes: int) -> Plan:
+def plan(network: Network, batch: int, dtype: DTypeLike, bytes: int | str) -> Plan:
     """The exact gradient with the fewest layer evaluations in so many bytes of temporary memory.
 
     For parameters as `init` returns them. The bytes are those beside the parameters, x, y and the
@@ -257,4 +258,4 @@ def plan(network: Network, batch: int, dtype: DTypeLike, bytes: int) -> Plan:
     if batch < 1:
         raise ValueError(f"batch is {batch}, expected at least 1")
     params = jax.eval_shape(lambda: init(network, jax.random.key(0), dtype))
-    return best_plan(shape_of(network, params, batch), int(bytes))
+    return best_plan(shape_of(network, params, batch), number_of_bytes(bytes))

@@ -22,14 +22,13 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from jaxbackprop.activations import Activation
-from jaxbackprop.backprop import last_error, layer_gradient
 from jaxbackprop.checkpoint.exchange import ALONE, Exchange
 from jaxbackprop.checkpoint.schedule import Schedule, Visit, slots
 from jaxbackprop.checkpoint.ties import after, held_back
-from jaxbackprop.equations import hidden_error
-from jaxbackprop.forward import cost
+from jaxbackprop.equations import bias_gradient, hidden_error, weight_gradient
+from jaxbackprop.forward import cost, last_error
 from jaxbackprop.network import Layer, Network, Params, Trace, layers_in
-from jaxbackprop.refusals import check_columns, check_params, check_targets
+from jaxbackprop.refusals import check_targets
 
 # Legend: n neurons of a layer, p of the previous one, m examples, depth layers of a stack.
 
@@ -66,11 +65,8 @@ def run(
     """The cost and its gradients, shaped as params, with one schedule for each piece.
 
     With an exchange, params and examples are those of one device, and so is the cost.
-    Raises ValueError where the network's x, y or params do not fit it.
+    Raises ValueError where y does not fit the output.
     """
-    if exchange is ALONE:
-        check_params(network, params)
-    check_columns("x", x, network.sizes[0], params)
     state, way, l = x, [], 1
     for (first, end), schedule in zip(pieces(depths_of(params)), schedules, strict=True):
         entries, before = params[first:end], l
@@ -125,7 +121,8 @@ def _next(chain: _Chain, layer: Layer, l: int, state: State, inner: bool | Array
 
 def _gradient(chain: _Chain, l: int, delta: State, a: State) -> Layer:
     """BP3 and BP4."""
-    return chain.exchange.summed(layer_gradient(chain.exchange.part(delta, l), a), l)
+    own = chain.exchange.part(delta, l)
+    return chain.exchange.summed(Layer(weight_gradient(own, a), bias_gradient(own)), l)
 
 
 def _error(chain: _Chain, W: Float[Array, "_ _"], l: int, delta: State, slope: State) -> State:

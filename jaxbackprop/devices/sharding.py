@@ -17,7 +17,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from jaxbackprop.backprop import backprop
-from jaxbackprop.checkpoint import Plan, every
+from jaxbackprop.checkpoint import Description, Plan
+from jaxbackprop.checkpoint.dense import checkpointed
 from jaxbackprop.checkpoint.exchange import Exchange
 from jaxbackprop.checkpoint.ties import held_back
 from jaxbackprop.network import Layer, Network, Params, layers_in
@@ -27,7 +28,6 @@ from jaxbackprop.refusals import check_columns, check_params
 
 Gradient = Callable[..., tuple[Float[Array, ""], Params]]
 EXAMPLES = P(None, "data")
-KEEP_ALL = every(1)
 
 
 def make_mesh(data: int, model: int = 1) -> Mesh:
@@ -55,8 +55,8 @@ def data_parallel(
     """Every device has all parameters and m/N examples: BP3 and BP4 end in a psum.
 
     The sum over the examples is the sum over the devices of theirs. One all-reduce of the
-    gradients and the cost. `gradient` is what each device does with its examples: `backprop`, one
-    of :mod:`jaxbackprop.checkpoint`'s schedules, `train.automatic`.
+    gradients and the cost. `gradient` is what each device does with its examples: `backprop`, with
+    a checkpoint or without, `train.automatic`.
     Raises ValueError where N does not divide m.
     """
     _check(mesh, network, params, x)
@@ -75,7 +75,7 @@ def fully_sharded(
     x: Float[Array, "p m"],
     y: Float[Array, "n m"],
     *,
-    checkpoint: Callable = KEEP_ALL,
+    checkpoint: Description | str = "every:1",
 ) -> tuple[Float[Array, ""], Params]:
     """Every device has 1/N of the parameters, by rows, and m/N examples.
 
@@ -83,9 +83,9 @@ def fully_sharded(
     is reduce-scattered; in a stack this happens inside the scans, so that one layer is whole at a
     time (S. Rajbhandari et al., *ZeRO*, 2020, stage 3). A layer whose n is not a multiple of N
     stays whole everywhere, and its gradient ends in a psum.
-    `checkpoint` is one of :mod:`jaxbackprop.checkpoint`'s schedules, `every` or `within`: a layer
-    that is evaluated again is gathered again. The bytes of `within` are for the states of m/N
-    examples, the layer in use comes on top. On host devices the bits are those of `data_parallel`
+    `checkpoint` is as in `backprop`, `every` or `within`; by default all is kept. A layer that is
+    evaluated again is gathered again. The bytes of `within` are for the states of m/N examples,
+    the layer in use comes on top. On host devices the bits are those of `data_parallel`
     among as many, whatever the `checkpoint`.
     Raises ValueError where N does not divide m.
     """
@@ -116,7 +116,7 @@ def tensor_parallel(
     x: Float[Array, "p m"],
     y: Float[Array, "n m"],
     *,
-    checkpoint: Callable = KEEP_ALL,
+    checkpoint: Description | str = "every:1",
 ) -> tuple[Float[Array, ""], Params]:
     """Every device along "model" has 1/N of each W: of a pair of plain layers, the rows of the
     first and the columns of the second (M. Shoeybi et al., *Megatron-LM*, 2019).
@@ -239,10 +239,15 @@ def _check(mesh: Mesh | AbstractMesh, network: Network, params: Params, x: Array
 
 
 def _local(
-    network: Network, strategy: Callable, exchange: Exchange, params: Params, x: Array, y: Array
+    network: Network,
+    checkpoint: Description | str,
+    exchange: Exchange,
+    params: Params,
+    x: Array,
+    y: Array,
 ) -> tuple[Float[Array, ""], Params]:
     """A device's forward and backward pass, with the exchanges between the equations."""
-    own, gradients = strategy(network, params, x, y, exchange)
+    own, gradients = checkpointed(checkpoint, network, params, x, y, exchange)
     return lax.pmean(own, "data"), gradients
 
 

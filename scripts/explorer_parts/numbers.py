@@ -23,7 +23,7 @@ from jaxbackprop import (
     loss,
 )
 from jaxbackprop.activations import ACTIVATIONS, Activation
-from jaxbackprop.backprop import last_error
+from jaxbackprop.forward import last_error
 
 UNARY = {
     "sin": (jnp.sin, "sin({})"),
