@@ -1,0 +1,211 @@
+"""Composed programs: our value and gradient are jax's, or the program is refused by name.
+
+JAXBACKPROP_PROGRAMS=3000 takes so many, JAXBACKPROP_SEED=1000 begins at another one.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+from gates import g1, g3, g4
+from jax.extend.core import Literal, jaxpr_as_fun
+from programs import ALL, SMOOTH, WRAPS, Program, build, of_kind, program
+
+import jaxbackprop
+from jaxbackprop import UnsupportedPrimitive
+
+COUNT = int(os.environ.get("JAXBACKPROP_PROGRAMS", "150"))
+SEED = int(os.environ.get("JAXBACKPROP_SEED", "0"))
+AT_ONCE = 10  # programs compiled together
+QUICK = {"xla_backend_optimization_level": 0}  # each is run once: the compiler need not try hard
+
+# Operations that the walk neither takes nor refuses yet. They are tried one by one below, and come
+# out of this list as they are mended.
+AWAITED = frozenset({"jvp_of_itself", "vjp_none", "vjp_symbolic"})
+AWAITED |= of_kind("custom_vjp") | {"vjp_clipped"}  # around a closed-over array
+AWAITED_TWICE = frozenset({"checkpoint_scan"})  # grad(jax.grad) of it
+
+SAME, REFUSED, NOT_JAX, FAILED = "same", "refused", "jax itself refuses", "FAILED"
+
+
+class Outcome(NamedTuple):
+    verdict: str
+    program: Program
+    why: str = ""
+
+    def __repr__(self) -> str:
+        return f"{self.verdict}: {self.program.description}: {self.why}"
+
+
+Gradient = Callable[..., Callable]  # as value_and_grad
+
+
+def outcomes(programs: list[Program], ours: Gradient = jaxbackprop.value_and_grad) -> list[Outcome]:
+    """What becomes of each: traced one by one, compiled some at a time."""
+    found, pairs = [], []
+    for each in programs:
+        traced = _traced(each, ours)
+        if isinstance(traced, Outcome):
+            found.append(traced)
+        else:
+            pairs.append((each, traced))
+    for k in range(0, len(pairs), AT_ONCE):
+        some = pairs[k : k + AT_ONCE]
+        run = jax.jit(lambda args, some=some: [pair(*a) for (_, pair), a in zip(some, args)])  # noqa: B905
+        args = [each.args for each, _ in some]
+        results = run.lower(args).compile(QUICK)(args)
+        found += [_judged(each, *both) for (each, _), both in zip(some, results, strict=True)]
+    return found
+
+
+def _traced(each: Program, ours: Gradient) -> Callable | Outcome:
+    """Both gradients as one function, or the end that it came to before it ran."""
+    try:
+        theirs = _flat_jaxpr(jax.value_and_grad(each.f, (0, 1)), each.args)
+    except Exception as error:
+        return Outcome(NOT_JAX, each, f"{type(error).__name__}: {error}")
+    try:
+        own = _flat_jaxpr(ours(each.f, (0, 1)), each.args)
+    except UnsupportedPrimitive as error:
+        return Outcome(REFUSED if "'" in str(error) else FAILED, each, str(error))
+    except Exception as error:
+        return Outcome(FAILED, each, f"{type(error).__name__}: {str(error)[:300]}")
+    return lambda *args: (theirs(*args), own(*args))
+
+
+def _flat_jaxpr(function: Callable, args: tuple) -> Callable:
+    """The function, traced once and for all."""
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(*args)
+
+    def run(*args: Any) -> Any:
+        out = jaxpr_as_fun(closed)(*jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(shape), out)
+
+    return run
+
+
+def _judged(each: Program, theirs: Any, own: Any) -> Outcome:
+    """By the gates: equal up to rounding; where sums cancel, as near to the truth as jax's."""
+    if not g4(own, theirs):
+        return Outcome(FAILED, each, f"of another form: {own}, jax {theirs}")
+    finite = all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(theirs))
+    if not finite or g1(own, theirs, len(each.names)) or g3(own, theirs, _truth(each)):
+        return Outcome(SAME, each)
+    return Outcome(FAILED, each, f"wrong: {own}, jax {theirs}")
+
+
+def _truth(each: Program) -> Any:
+    with jax.enable_x64(True):
+        args = jax.tree.map(lambda leaf: leaf.astype("float64"), each.args)
+        return jax.value_and_grad(each.f, (0, 1))(*args)
+
+
+def test_composed_programs_have_jaxs_gradients_or_are_refused_by_name():
+    kinds = ALL - AWAITED
+    found = outcomes([program(SEED + k, kinds) for k in range(COUNT)])
+    failed = [o for o in found if o.verdict == FAILED]
+    count = {v: sum(o.verdict == v for o in found) for v in (SAME, REFUSED, NOT_JAX)}
+    print(f"\n{count}", *(o for o in found if o.verdict in (REFUSED, NOT_JAX)), sep="\n")
+    assert not failed, "\n".join(map(repr, failed))
+    assert count[SAME] >= 0.6 * len(found)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xfail(strict=False)) for name in sorted(AWAITED)]
+)
+def test_awaited_operations(name):
+    (outcome,) = outcomes([build(((name, *(("sin", "gather"),) * WRAPS[name][1]),))])
+    assert outcome.verdict in (SAME, REFUSED), outcome
+
+
+def doubled(f, argnums):
+    """A wrong version: the second use of a value counts no more."""
+
+    def value_and_gradient(*args):
+        value, (gx, gw) = jaxbackprop.value_and_grad(f, argnums)(*args)
+        return value, (gx, {**gw, "v": 1.001 * gw["v"]})
+
+    return value_and_gradient
+
+
+def without_rules(f, argnums):
+    """A wrong version: a function with a rule of its own is differentiated by its body."""
+
+    def value_and_gradient(*args):
+        closed = jax.make_jaxpr(f)(*args)
+
+        def opened(*args):
+            return _without_rules(closed, *jax.tree.leaves(args))
+
+        return jax.value_and_grad(opened, argnums)(*args)
+
+    return value_and_gradient
+
+
+def _without_rules(closed, *args):
+    values = dict(zip(closed.jaxpr.invars, args, strict=True))
+    values |= dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
+    read = lambda v: v.val if isinstance(v, Literal) else values[v]  # noqa: E731
+    for e in closed.jaxpr.eqns:
+        inputs = [read(v) for v in e.invars]
+        inner = e.params.get("call_jaxpr")
+        bind = e.primitive.get_bind_params(e.params)
+        out = jaxpr_as_fun(inner)(*inputs) if inner else e.primitive.bind(*inputs, **bind)
+        several = inner or e.primitive.multiple_results
+        values.update(zip(e.outvars, out if several else [out], strict=True))
+    return read(closed.jaxpr.outvars[0])
+
+
+@pytest.mark.parametrize("wrong", [doubled, without_rules])
+def test_a_wrong_gradient_would_be_seen(wrong):
+    tree = (("vjp_clipped", ("sin", "dot")), "mul")
+    assert outcomes([build(tree)])[0].verdict == SAME
+    assert outcomes([build(tree)], wrong)[0].verdict == FAILED
+
+
+NESTINGS = {
+    "grad(grad)": lambda f: jaxbackprop.grad(_slope(jaxbackprop.grad, f)),
+    "jax.grad(grad)": lambda f: jax.grad(_slope(jaxbackprop.grad, f)),
+    "grad(jax.grad)": lambda f: jaxbackprop.grad(_slope(jax.grad, f)),
+    "jax.jvp(grad)": lambda f: lambda x: jax.jvp(jaxbackprop.grad(f), (x,), (jnp.cos(x),))[1],
+}
+
+
+def _slope(grad, f):
+    """The slope of f along cos x, with cos x held: its gradient is H cos x."""
+    return lambda x: jnp.vdot(grad(f)(x), jax.lax.stop_gradient(jnp.cos(x)))
+
+
+def second(each: Program) -> list[str]:
+    """The nestings whose second derivative is not jax's."""
+    x, w = each.args
+    f = lambda x: each.f(x, w)  # noqa: E731
+    try:
+        right = jax.make_jaxpr(jax.grad(_slope(jax.grad, f)))(x)
+    except Exception:
+        return []  # not twice differentiable by jax
+    functions, wrong = {}, []
+    for name, nesting in NESTINGS.items():
+        try:
+            functions[name] = jax.make_jaxpr(nesting(f))(x)
+        except UnsupportedPrimitive:
+            continue
+        except Exception as error:
+            wrong.append(f"{each.description} {name}: {type(error).__name__}: {str(error)[:200]}")
+    run = jax.jit(lambda x: [jaxpr_as_fun(c)(x)[0] for c in (right, *functions.values())])
+    expected, *found = run.lower(x).compile(QUICK)(x)
+    # Second derivatives cancel: the bound is relative to the whole, as for a deep network.
+    return wrong + [
+        f"{each.description} {name}: {g}, jax {expected}"
+        for name, g in zip(functions, found, strict=True)
+        if not jnp.linalg.norm(g - expected) <= 1e-4 * jnp.linalg.norm(expected) + 1e-6
+    ]
+
+
+def test_second_derivatives_in_all_four_nestings_are_jaxs():
+    kinds = SMOOTH - AWAITED - AWAITED_TWICE
+    found = [line for k in range(COUNT // 15) for line in second(program(SEED + k, kinds, 4))]
+    assert not found, "\n".join(found)
