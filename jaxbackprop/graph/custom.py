@@ -89,7 +89,7 @@ def custom_vjp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
     found = forward(jaxpr, consts, primals, [False] * len(flags)).outputs
     kept = len(found) - len(equation.outvars)
     own = iter(found[:kept])
-    residuals = [next(own) if source is None else primals[source] for source in forwarded]
+    residuals = [next(own) if source is None else inputs[source] for source in forwarded]
 
     def pull(cts):
         filled = [

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend.core import Literal
 
-from jaxbackprop.graph.walk import FLAT, Tape, backward, evaluate, forward, is_real
+from jaxbackprop.graph.walk import Tape, backward, evaluate, forward, is_flat, is_real
 
 # Is a rule of custom_jvp being walked, from its tangents on? (`custom` sets it.)
 ON_TANGENTS = ContextVar("on tangents", default=False)
@@ -59,8 +59,7 @@ def dependence(
     while True:
         wanted = {v for v, a in zip(jaxpr.invars, flags, strict=True) if a}
         for equation in jaxpr.eqns:
-            flat = equation.primitive.name in FLAT
-            if not flat and any(v in wanted for v in reads(equation)):
+            if not is_flat(equation) and any(v in wanted for v in reads(equation)):
                 wanted.update(v for v in equation.outvars if is_real(v.aval))
         outs = [not isinstance(v, Literal) and v in wanted for v in jaxpr.outvars]
         carry = [

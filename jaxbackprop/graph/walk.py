@@ -75,8 +75,7 @@ def forward(jaxpr: Any, consts: Sequence, args: Sequence, active: Sequence[bool]
     for equation in jaxpr.eqns:
         inputs = [read(v) for v in equation.invars]
         flags = [depends(v) for v in equation.invars]
-        flat = equation.primitive.name in FLAT
-        if any(flags) and not flat:
+        if any(flags) and not is_flat(equation):
             outputs, pull = record(equation, inputs, flags)
             nodes.append(Node(equation, inputs, outputs, flags, pull))
             wanted.update(v for v in equation.outvars if is_real(v.aval))
@@ -167,6 +166,14 @@ def evaluate(equation: Any, inputs: list) -> list:
 def is_real(aval: Any) -> bool:
     """Does a value of this type have a gradient? Integers and truth values have none."""
     return jnp.issubdtype(getattr(aval, "dtype", jnp.int32), jnp.inexact)
+
+
+def is_flat(equation: Any) -> bool:
+    """Does no gradient pass? Prints, checks and callbacks without results are done and passed by;
+    but what writes to a mutable array is no such effect."""
+    if any(hasattr(v.aval, "inner_aval") for v in equation.invars):
+        return False
+    return equation.primitive.name in FLAT or not any(is_real(v.aval) for v in equation.outvars)
 
 
 def zeros(aval: Any) -> Any:

@@ -36,7 +36,7 @@ def reduce_precision(cts, outs, x, **bits):
 
 
 @rule("copy", "copy_p", "optimization_barrier")
-@rule("device_put", "sharding_constraint")
+@rule("device_put", "sharding_constraint", "name")
 def same(cts, outs, *xs, **params):
     return tuple((lambda ct=ct: ct) for ct in cts)
 
