@@ -220,7 +220,7 @@ def test_the_inside_of_a_rule_of_its_own_is_shown_and_never_walked():
 def test_the_table_fits_a_terminal_and_has_a_row_for_every_value():
     text = str(inspect(jax.jit(mlp))(parameters(), jnp.ones((3, 7))))
     assert max(map(len, text.splitlines())) <= 100
-    for expected in ("params.0.0", "dot_general", "relu", HERE, "f32[5,7]"):
+    for expected in ("params[0][0]", "dot_general", "relu", HERE, "f32[5,7]"):
         assert expected in text
     text = str(inspect(recurrent)(W, XS))
     assert max(map(len, text.splitlines())) <= 100
@@ -276,7 +276,8 @@ def test_filters():
     found = inspect(mlp)(parameters(), jnp.ones((3, 7)))
     number = line_of(mlp, "jnp.mean")
     assert {r.line.number for r in found.lines(f"{HERE}:{number}")} == {number}
-    assert len(found.lines("another.py")) == 0
+    with pytest.raises(ValueError, match=f"no line matches 'tset_inspect.py:1'.*{HERE}:"):
+        found.lines("tset_inspect.py:1")
     norms = [r.gradient_statistics.norm for r in found.largest(3)]
     assert norms == sorted(norms, reverse=True)
     everything = [r.gradient_statistics.norm for r in found if r.gradient is not None]
@@ -420,7 +421,7 @@ def test_the_origin_is_found_while_jaxs_own_alarms_are_on():
 def test_the_origin_names_the_step_of_the_scan():
     origin = inspect(in_a_scan)(jnp.array([1.0, 2.0, 0.0, 1.0])).origin()
     assert origin.scan_steps == (2,)
-    assert "step            2" in str(origin)
+    assert "step            2 of the loop" in str(origin)
 
 
 def test_the_power_zero_at_zero_is_what_jax_says_it_is():
@@ -457,14 +458,12 @@ def test_a_harmless_infinity_elsewhere_is_not_blamed():
     assert origin.entry == (2,)
 
 
-def test_an_infinity_that_reaches_nothing_is_named_as_such():
-    def f(x):
+def test_where_results_and_gradients_are_finite_nothing_is_reported():
+    def overflows_on_the_way(x):
         return jnp.sum(1 / jnp.exp(jax.lax.stop_gradient(x)) + x)
 
-    origin = inspect(f)(jnp.array([100.0])).origin()
-    assert origin.operation == "exp"
-    assert origin.reaches == ()
-    assert "nothing" in str(origin)
+    assert inspect(overflows_on_the_way)(jnp.array([100.0])).origin() is None
+    assert inspect(jnp.median)(jnp.array([1.0, 2, 3, 4])).origin() is None
 
 
 def test_a_nan_that_was_given_is_its_own_origin():
@@ -534,7 +533,7 @@ def test_an_equinox_model_is_looked_into():
         return eqx.combine(arrays, static)(x) ** 2
 
     found = inspect(loss)(arrays, jnp.ones(3))
-    assert "arrays.layers.0.weight" in str(found)
+    assert "arrays.layers[0].weight" in str(found)
     assert len(records(found, "relu")) == 2
     for g, expected in zip(
         *map(jax.tree.leaves, (found.gradients, jax.grad(loss)(arrays, jnp.ones(3)))), strict=True
@@ -554,6 +553,6 @@ def test_the_script_shows_each_origin(capsys):
     ):
         (number,) = [i for i, line in enumerate(lines, 1) if text in line]
         assert direction.format(f"where_is_my_nan.py:{number}") in printed
-    assert "step            0 of the scan" in printed
+    assert "step            0 of the loop" in printed
     assert "nothing" not in printed
     assert printed.count("everything is finite") == 1

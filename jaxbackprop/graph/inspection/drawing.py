@@ -175,7 +175,9 @@ def _node(graph: Graph, record: Record, names: dict[Value, list[Name]]) -> Node:
     value = report.size_of(record.value)
     if record.value is None or record.value.size > 1:
         value = f"{report.shape(record)}  {value}"
-    gradient = None if record.gradient is None else f"∂f/∂{name} = {_sum(record)}"
+    known = None if record.gradient is None else _sum(record)
+    gradient = "unknown" if record.unknown is not None else known
+    gradient = None if gradient is None else f"∂f/∂{name} = {gradient}"
     return Node(record.number, formula, value, gradient)
 
 

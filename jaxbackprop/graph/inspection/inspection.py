@@ -15,7 +15,7 @@ from jaxbackprop.graph.inspection import drawing, report
 from jaxbackprop.graph.inspection.origin import Origin, origin
 from jaxbackprop.graph.inspection.records import Record, records
 from jaxbackprop.graph.inspection.unfold import Graph, unfold, without_alarms
-from jaxbackprop.graph.lines import Line
+from jaxbackprop.graph.names import NothingMatches, label, within
 from jaxbackprop.graph.walk import backward
 
 
@@ -24,7 +24,8 @@ class Inspection:
     """Every value of a function and its gradient, in the order that they were computed.
 
     `value` and `gradients` are what value_and_grad returns. Prints as a table. `inspection[7]` is
-    record #7 in full, whatever is filtered; iterating gives the records that are left.
+    record #7 in full, whatever is filtered, and `inspection["encoder/dense_1"]` what belongs to
+    that scope or module; iterating gives the records that are left.
     """
 
     value: jax.Array
@@ -39,17 +40,40 @@ class Inspection:
     def __iter__(self) -> Iterator[Record]:
         return iter(self.shown)
 
-    def __getitem__(self, number: int) -> Record:
-        return self.records[number]
+    def __getitem__(self, which: int | str) -> "Record | Inspection":
+        """Record #7 in full, or all that is of one scope, parameter or module.
+
+        "encoder/dense_1", "layers[1]", or the name given by `checkpoint_name`; the innermost scopes
+        alone are enough. Raises `NothingMatches`, a KeyError, which lists the nearest.
+        """
+        if not isinstance(which, str):
+            return self.records[which]
+        return self._matching("name", which, lambda r: within(which, r.names), lambda r: r.names)
+
+    def named(self, text: str) -> "Inspection":
+        """Only what has this text in a scope or in the path of a parameter that it reads."""
+        matches = lambda r: any(text in name for name in r.names)  # noqa: E731
+        return self._matching("name", text, matches, lambda r: r.names)
 
     def lines(self, pattern: str) -> "Inspection":
         """Only what a line of this file has a part in: "model.py", or "model.py:12"."""
         file, _, number = pattern.partition(":")
 
-        def matches(line: Line) -> bool:
-            return line.file.endswith(file) and number in ("", str(line.number))
+        def matches(record: Record) -> bool:
+            return any(
+                line.file.endswith(file) and number in ("", str(line.number))
+                for line in record.stack
+            )
 
-        return self._only(r for r in self.shown if any(map(matches, r.stack)))
+        own = lambda r: [str(line) for line in r.stack if line.is_users]  # noqa: E731
+        return self._matching("line", pattern, matches, own)
+
+    def _matching(
+        self, kind: str, asked: str, matches: Callable, names: Callable[[Record], Iterable[str]]
+    ) -> "Inspection":
+        if not any(map(matches, self.records)):
+            raise NothingMatches(kind, asked, (name for r in self.records for name in names(r)))
+        return self._only(filter(matches, self.shown))
 
     def largest(self, n: int = 10) -> "Inspection":
         """Only the n largest gradients, by norm, largest first; NaN and Inf are largest of all."""
@@ -73,7 +97,7 @@ class Inspection:
     def origin(self) -> Origin | None:
         """The first operation, forward or backward, that turned finite numbers into NaN or Inf.
 
-        None where everything is finite, but for masks of Inf that do no harm.
+        None where the result and all gradients that are known are finite.
         """
         with without_alarms():
             return origin(self.graph)
@@ -103,41 +127,73 @@ class Inspection:
 def inspect(f: Callable, argnums: int | Sequence[int] = 0) -> Callable[..., Inspection]:
     """A function with f's arguments that computes its gradient and keeps everything on the way.
 
-    f is as for :func:`jaxbackprop.grad`: it returns a scalar, and needs no change. The operations
-    run one by one on the values given, and every step of a scan apart: this is for looking, not for
-    training. Raises TypeError as `grad` does, and under jit, where there are no values.
+    f returns a real scalar, and needs no change. By the floating leaves of args[argnums] it is
+    differentiated; all else in them, as functions, integers, random keys or None, passes through,
+    and has None in `gradients`. The operations run one by one on the values given, and every step
+    of a loop apart, a `while` included: this is for looking, not for training. Behind an operation
+    that has no rule a gradient is an `Unknown`, which says of which operation.
+
+    Raises TypeError where nothing is left to differentiate by, where f does not return a real
+    scalar, and under jit, where there are no values.
     """
 
     def inspected(*args: Any, **kwargs: Any) -> Inspection:
-        chosen = places(argnums, args)
-        names = _names(f, args)
-        primals = tuple(args[i] for i in chosen)
         _check_concrete((args, kwargs))
+        chosen = places(argnums, [0.0 for _ in args])  # any leaf will do here
+        names = _names(f, args)
+        paths, tree = jax.tree_util.tree_flatten_with_path(tuple(args[i] for i in chosen))
+        moving = [_is_floating(leaf) for _, leaf in paths]
+        _check_moving(moving, paths)
+        leaves = [
+            jnp.asarray(leaf) for (_, leaf), moves in zip(paths, moving, strict=True) if moves
+        ]
+        labels = tuple(
+            label(names[chosen[path[0].idx]], path[1:])
+            for (path, _), moves in zip(paths, moving, strict=True)
+            if moves
+        )
 
-        def of_chosen(*primals):
+        def whole(given: Iterator) -> Any:
+            """The chosen arguments with these in place of the floating leaves."""
+            parts = zip(paths, moving, strict=True)
+            return jax.tree.unflatten(tree, [next(given) if m else leaf for (_, leaf), m in parts])
+
+        def of_leaves(*leaves: Any) -> Any:
             full = list(args)
-            for i, primal in zip(chosen, primals, strict=True):
-                full[i] = primal
+            for i, argument in zip(chosen, whole(iter(leaves)), strict=True):
+                full[i] = argument
             return f(*full, **kwargs)
 
-        paths, tree = jax.tree_util.tree_flatten_with_path(primals)
-        leaves = tuple(jnp.asarray(leaf) for _, leaf in paths)
-        labels = tuple(_label(names[chosen[path[0].idx]], path[1:]) for path, _ in paths)
-        jaxpr, shape = jax.make_jaxpr(
-            lambda *leaves: of_chosen(*jax.tree.unflatten(tree, leaves)), return_shape=True
-        )(*leaves)
+        jaxpr, shape = jax.make_jaxpr(of_leaves, return_shape=True)(*leaves)
         check_scalar(shape)
         graph = _walk(jaxpr, leaves, labels)._replace(constants=_constants(names, args, kwargs))
-        gradients = [
-            jnp.zeros_like(x) if g is None else g
-            for x, g in zip(leaves, graph.gradients, strict=True)
-        ]
-        found = records(graph)
-        gradients = jax.tree.unflatten(tree, gradients)
+        found = iter(
+            [
+                jnp.zeros_like(x) if g is None else g
+                for x, g in zip(leaves, graph.gradients, strict=True)
+            ]
+        )
+        gradients = jax.tree.unflatten(tree, [next(found) if m else None for m in moving])
         gradients = gradients[0] if isinstance(argnums, int) else gradients
-        return Inspection(graph.tape.outputs[0], gradients, found, found, graph)
+        everything = records(graph)
+        return Inspection(graph.tape.outputs[0], gradients, everything, everything, graph)
 
     return inspected
+
+
+def _is_floating(leaf: Any) -> bool:
+    """A number or an array of real numbers."""
+    numbers = isinstance(leaf, float | np.ndarray | np.generic | jax.Array)
+    return numbers and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+
+
+def _check_moving(moving: Sequence[bool], paths: Sequence) -> None:
+    if not any(moving):
+        kinds = {str(getattr(leaf, "dtype", type(leaf).__name__)) for _, leaf in paths}
+        raise TypeError(
+            "inspect requires real inputs (of a floating dtype) to differentiate by, but "
+            f"the arguments hold {', '.join(sorted(kinds)) or 'no leaves'}: argnums= says which"
+        )
 
 
 def _walk(closed: Any, leaves: Sequence, labels: tuple[str, ...]) -> Graph:
@@ -164,16 +220,11 @@ def _names(f: Callable, args: tuple) -> list[str]:
     return names + [f"argument {i}" for i in range(len(names), len(args))]
 
 
-def _label(name: str, path: tuple) -> str:
-    """params.Dense_0.kernel for params["Dense_0"]["kernel"]."""
-    return ".".join([name, *(jax.tree_util.keystr((key,), simple=True) for key in path)])
-
-
 def _constants(names: list[str], args: tuple, kwargs: dict) -> dict[int, str]:
     """The names of the arrays among the arguments."""
     named = [*zip(names, args, strict=True), *kwargs.items()]
     return {
-        id(leaf): _label(name, path)
+        id(leaf): label(name, path)
         for name, arg in named
         for path, leaf in jax.tree_util.tree_leaves_with_path(arg)
     }

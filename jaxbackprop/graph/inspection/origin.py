@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxbackprop.graph.inspection import report
 from jaxbackprop.graph.inspection.local import entry_by_entry, local_gradients
-from jaxbackprop.graph.inspection.unfold import Graph, Step, Value
+from jaxbackprop.graph.inspection.unfold import Graph, Step, Unknown, Value, origin_of
 from jaxbackprop.graph.lines import Line, innermost, stack
 
 Mask = np.ndarray | np.bool_
@@ -66,9 +66,11 @@ class Search(NamedTuple):
 
 
 def origin(graph: Graph) -> Origin | None:
-    """The origin of what is not finite in the results; else, of what is not in between."""
+    """The origin of what is not finite in the result and in the gradients; None where all are."""
     symptoms = _symptoms(graph)
-    search = _search(graph, *(symptoms if any(symptoms) else _everything(graph)))
+    if not any(symptoms):
+        return None
+    search = _search(graph, *symptoms)
     reaches = tuple(_reached(graph))
     for value, where in search.given:
         if np.isnan(_numbers(value.array)[where]).any():
@@ -76,7 +78,7 @@ def origin(graph: Graph) -> Origin | None:
     for events in (search.made, search.made_nan):
         if events:
             return _origin(events[0], reaches)
-    return _given(graph, *search.given[0], reaches) if any(symptoms) and search.given else None
+    return _given(graph, *search.given[0], reaches) if search.given else None
 
 
 # --- the search ---
@@ -90,17 +92,6 @@ def _symptoms(graph: Graph) -> tuple[Wanted, Wanted]:
     gradients = {v: _bad(g) for v, g in pairs if g is not None and _bad(g).any()}
     results = {v: _bad(v.array) for v in graph.tape.jaxpr.outvars if _bad(v.array).any()}
     return results, gradients
-
-
-def _everything(graph: Graph) -> tuple[Wanted, Wanted]:
-    values = {v: _bad(v.array) for step in graph.steps for v in step.outvars}
-    gradients = {
-        v: _bad(ct)
-        for step in graph.steps
-        for v, ct in zip(step.outvars, step.cts, strict=False)
-        if ct is not None
-    }
-    return values, gradients
 
 
 def _search(graph: Graph, values: Wanted, gradients: Wanted) -> Search:
@@ -178,9 +169,11 @@ def _blame(
     """Ask for the operands that are not finite at these entries; without any, it was made here."""
     finite, no_nan = where.copy(), where & _nan(array)
     for v in operands:
+        if v.tangent:  # a zero that stands for any number
+            continue
         bad, nan = (_same_entries(step, where, found(v.array)) for found in (_bad, _nan))
         if bad.any():
-            source = v.source or v
+            source = origin_of(v)
             values[source] = values.get(source, np.zeros_like(bad)) | bad
             alike = bad.shape == where.shape and entry_by_entry(step)
             finite &= ~bad if alike else np.False_
@@ -252,7 +245,10 @@ def _at(array: Any, entry: tuple[int, ...] | None) -> np.ndarray:
 
 
 def _numbers(array: Any) -> np.ndarray:
-    """In float64; integers and truth values are finite, and so is all else that has no numbers."""
+    """In float64; integers and truth values are finite, and so is all else that has no numbers, and
+    what is unknown."""
+    if isinstance(array, Unknown):
+        return np.zeros(())
     real = jnp.issubdtype(jnp.result_type(array), jnp.floating)
     return np.asarray(array).astype(np.float64) if real else np.zeros(np.shape(array))
 

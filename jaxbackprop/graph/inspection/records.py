@@ -14,8 +14,24 @@ from jax.extend.core import DropVar
 from jaxbackprop.graph.inspection import report
 from jaxbackprop.graph.inspection.local import local_gradients
 from jaxbackprop.graph.inspection.statistics import Statistics, statistics
-from jaxbackprop.graph.inspection.unfold import Graph, Place, Step, Value, without_alarms
+from jaxbackprop.graph.inspection.unfold import (
+    Graph,
+    Place,
+    Step,
+    Unknown,
+    Value,
+    origin_of,
+    without_alarms,
+)
 from jaxbackprop.graph.lines import Line, innermost, stack
+from jaxbackprop.graph.names import NAMING, scope
+
+# What only moves the numbers of a parameter about: its result still goes by the parameter's name.
+MOVES = {
+    *("reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type", "rev"),
+    *("slice", "dynamic_slice", "split", "copy", "copy_p", "optimization_barrier", NAMING),
+    "sharding_constraint",
+}
 
 
 class Path(NamedTuple):
@@ -34,8 +50,10 @@ class Record:
 
     In a scan it is the value in every step: value and gradient have a leading axis, one entry a
     step. `gradient` is None where the result does not depend on the value smoothly, and elsewhere
-    the sum of the `paths`. `value` is None for the tangents that a custom_jvp rule computes with.
-    `occurrences` are the operations, one a step, each with the place among its outputs.
+    the sum of the `paths`; it is None, too, where it is `unknown`, behind an operation without a
+    rule. `value` is None for the tangents that a custom_jvp rule computes with. `names` are the
+    scope of the operation, and the paths of the parameters that it reads, the most telling one
+    first. `occurrences` are the operations, one a step, each with the place among its outputs.
     """
 
     number: int
@@ -49,6 +67,8 @@ class Record:
     gradient: np.ndarray | None
     paths: tuple[Path, ...]
     occurrences: tuple[tuple[Step, int], ...]
+    names: tuple[str, ...] = ()
+    unknown: Unknown | None = None
 
     @cached_property
     def value_statistics(self) -> Statistics | None:
@@ -101,6 +121,7 @@ def records(graph: Graph) -> tuple[Record, ...]:
             if not step.place.hidden and not isinstance(v, DropVar):
                 groups[(*_key(step.place), k)].append((step, k))
     numbers = {key: len(inputs) + i for i, key in enumerate(groups)}
+    names = _names(groups, graph)
     contributions = _contributions(steps)
     (result,) = graph.tape.jaxpr.outvars
     if result.active:
@@ -116,8 +137,43 @@ def records(graph: Graph) -> tuple[Record, ...]:
         values = [step.outvars[k] for step, k in members]
         scanned = len(members[0][0].place.steps) > 0
         paths = _paths(values, scanned, contributions, numbers)
-        found.append(_record(numbers[key], members, scanned, paths))
+        found.append(_record(numbers[key], members, scanned, paths, names[key]))
     return tuple(found)
+
+
+def _parameters(graph: Graph) -> dict[Value, str]:
+    """The values that are a parameter's own numbers, moved at most, by the parameter's path."""
+    pairs = zip(graph.tape.jaxpr.invars, graph.names, strict=True)
+    found = {v: name for v, name in pairs if not name.isidentifier()}
+    for step in graph.steps:
+        sliced = step.place.hidden and step.equation.primitive.name == "scan"
+        if step.equation.primitive.name in MOVES or (sliced and len(step.invars) == 1):
+            name = found.get(origin_of(step.invars[0]))
+            if name is not None:
+                found.update(dict.fromkeys(step.outvars, name))
+    return found
+
+
+def _names(groups: dict[Key, list], graph: Graph) -> dict[Key, tuple[str, ...]]:
+    """Scope and parameters of each operation: the scope first, where it tells modules apart.
+
+    Equinox's scopes are its classes: all that is in an `eqx.nn.Linear` goes by the parameter.
+    """
+    parameters = _parameters(graph)
+    scopes, reads, modules = {}, {}, defaultdict(set)
+    for key, members in groups.items():
+        step, _ = members[0]
+        scopes[key] = scope(step.place.equations)
+        found = [parameters.get(origin_of(v)) for v in step.operands]
+        reads[key] = [name for name in dict.fromkeys(found) if name]
+        modules[scopes[key]] |= {name.rpartition(".")[0] for name in reads[key]}
+
+    def ordered(key: Key) -> tuple[str, ...]:
+        own = [scopes[key]] if scopes[key] else []
+        together = len(modules[scopes[key]]) > 1
+        return (*reads[key], *own) if together else (*own, *reads[key])
+
+    return {key: ordered(key) for key in groups}
 
 
 def _key(place: Place) -> Key:
@@ -129,7 +185,7 @@ def _contributions(steps: Sequence[Step]) -> Contributions:
     found = defaultdict(list)
     for step in steps:
         for i, (v, contribution) in enumerate(zip(step.invars, step.contributions, strict=False)):
-            if contribution is not None:
+            if contribution is not None and not isinstance(contribution, Unknown):
                 # A scan stacks many values: together they are one way.
                 of_scan = step.place.hidden and step.equation.primitive.name == "scan"
                 key = (*_key(step.place), "scan" if of_scan else i)
@@ -172,23 +228,31 @@ def operation(step: Step) -> str:
 def _argument(
     number: int, name: str, value: Value, gradient: Any, paths: tuple[Path, ...]
 ) -> Record:
-    array = value.array
-    gradient = None if gradient is None else np.asarray(gradient)
-    shape, dtype = array.shape, str(array.dtype)
-    return Record(number, name, None, (), shape, dtype, None, _numbers(array), gradient, paths, ())
+    array, shape, dtype = _numbers(value.array), value.array.shape, str(value.array.dtype)
+    unknown = gradient if isinstance(gradient, Unknown) else None
+    known = None if gradient is None or unknown else np.asarray(gradient)
+    names = (name,)
+    return Record(
+        number, name, None, (), shape, dtype, None, array, known, paths, (), names, unknown
+    )
 
 
 def _record(
-    number: int, members: list[tuple[Step, int]], scanned: bool, paths: tuple[Path, ...]
+    number: int,
+    members: list[tuple[Step, int]],
+    scanned: bool,
+    paths: tuple[Path, ...],
+    names: tuple[str, ...],
 ) -> Record:
     step, k = members[0]
     first = step.outvars[k]
     lines = stack(step.place.equations)
     values = [_numbers(s.outvars[k].array) for s, k in members]
     cts = [s.cts[k] if s.cts else None for s, k in members]
-    known = any(ct is not None for ct in cts)
+    unknown = next((ct for ct in cts if isinstance(ct, Unknown)), None)
+    known = unknown is None and any(ct is not None for ct in cts)
     zero = np.zeros(first.array.shape, first.array.dtype) if known else None
-    gradients = [zero if ct is None else np.asarray(ct) for ct in cts]
+    gradients = [zero if ct is None else np.asarray(ct) for ct in cts] if known else []
 
     def together(arrays: list) -> np.ndarray:
         return np.stack(arrays) if scanned else arrays[0]
@@ -205,9 +269,12 @@ def _record(
         together(gradients) if known else None,
         paths,
         tuple(members),
+        names,
+        unknown,
     )
 
 
 def _numbers(array: Any) -> np.ndarray | None:
-    """Random keys have no numbers to show."""
-    return None if jnp.issubdtype(array.dtype, jax.dtypes.prng_key) else np.asarray(array)
+    """Random keys and mutable arrays have no numbers to show."""
+    hidden = isinstance(array, jax.Ref) or jnp.issubdtype(array.dtype, jax.dtypes.extended)
+    return None if hidden or array.dtype == jax.dtypes.float0 else np.asarray(array)

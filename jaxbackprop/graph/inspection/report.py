@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 ROWS = 60  # a terminal's few screens; the filters show the rest
-HEADER = ("#", "operation", "line", "shape", "value", "min", "max", "gradient", "0s", "NaN, Inf")
-WORDS = 26  # the width of a column of words
-LEFT = (1, 2, 3, 9)  # these columns are words, the others numbers
+HEADER = ("#", "operation", "line", "name", "shape", "value", "min", "max", "gradient", "0s")
+HEADER += ("NaN, Inf",)
+WIDTH = 100  # of a line of the table
+LEFT = (1, 2, 3, 4, 10)  # these columns are words, the others numbers
+WORDS = (1, 2, 3)  # and these are cut where the line would be too long
 DTYPES = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u", "bool": "bool"}
 
 
@@ -51,17 +53,23 @@ def bad(record: Any) -> str:
     )
 
 
+def name(record: Any) -> str:
+    """The scope of an operation, else the parameter that it reads; an argument is its own name."""
+    return next(iter(record.names), "") if record.occurrences else ""
+
+
 def row(record: Any) -> tuple[str, ...]:
     value, gradient = record.value_statistics, record.gradient_statistics
     return (
         str(record.number),
         record.operation,
         str(record.line or ""),
+        name(record),
         shape(record),
         size_of(record.value),
         number(value.min) if value and value.size > 1 else "",
         number(value.max) if value and value.size > 1 else "",
-        size_of(record.gradient),
+        size_of(record.gradient) if record.unknown is None else "unknown",
         f"{gradient.zeros:.0%}" if gradient and gradient.size > 1 else "",
         bad(record),
     )
@@ -74,9 +82,7 @@ def paths(record: Any) -> list[tuple[str, ...]]:
     found = []
     for path in record.paths:
         through = path.operation if path.through is None else f"{path.operation} #{path.through}"
-        found.append(
-            ("", f"  by {through}", "", "", "", "", "", f"+ {size_of(path.gradient)}", "", "")
-        )
+        found.append(("", f"  by {through}", *[""] * 6, f"+ {size_of(path.gradient)}", "", ""))
     return found
 
 
@@ -96,7 +102,11 @@ def footer(inspection: Any) -> list[str]:
     notes = []
     hidden = len(inspection.shown) - ROWS
     if hidden > 0:
-        notes.append(f"… {hidden} more: see .lines(file), .largest(n), .vanishing(threshold)")
+        notes.append(
+            f"… {hidden} more: see .lines(file), .named(scope), .largest(n), .vanishing(x)"
+        )
+    behind = dict.fromkeys(r.unknown for r in inspection.records if r.unknown is not None)
+    notes += [f"gradients are {unknown}" for unknown in behind]
     if any(bad(record) for record in inspection.records):
         found = inspection.origin()
         if found is not None:
@@ -106,22 +116,40 @@ def footer(inspection: Any) -> list[str]:
 
 def table(inspection: Any) -> str:
     """A table of at most 100 columns, with the ways back below each value that has several."""
-    lines = [
-        [_short(cell) if i in (1, 2) else cell for i, cell in enumerate(line)]
-        for line in (HEADER, *rows(inspection.shown[:ROWS]))
-    ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(HEADER))]
-    if not any(line[-1] for line in lines[1:]):
-        lines, widths = [line[:-1] for line in lines], widths[:-1]
-    text = [
-        " ".join(
-            cell.ljust(width) if i in LEFT else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+    lines = [HEADER, *rows(inspection.shown[:ROWS])]
+    filled = [i for i in range(len(HEADER)) if i < 3 or any(line[i] for line in lines[1:])]
+    widths = _widths(lines, filled)
+    text = [_aligned(line, filled, widths) for line in lines]
     rule = "─" * max(map(len, text))
     return "\n".join([summary(inspection), text[0], rule, *text[1:], *footer(inspection)])
+
+
+def _aligned(line: tuple[str, ...], filled: Sequence[int], widths: dict[int, int]) -> str:
+    """An argument has no line: its name may reach to where the numbers begin."""
+    span = [i for i in WORDS if i in filled] if _is_arguments(line) else [1]
+    room = sum(widths[i] for i in span) + len(span) - 1
+    cells = [line[0].rjust(widths[0]), _short(line[1], room).ljust(room)]
+    for i in filled:
+        if i not in (0, *span):
+            cell = _short(line[i], widths[i])
+            cells.append(cell.ljust(widths[i]) if i in LEFT else cell.rjust(widths[i]))
+    return " ".join(cells).rstrip()
+
+
+def _is_arguments(line: tuple[str, ...]) -> bool:
+    return bool(line[0]) and not any(line[i] for i in WORDS[1:])
+
+
+def _widths(lines: Sequence[tuple[str, ...]], filled: Sequence[int]) -> dict[int, int]:
+    """As wide as the longest cell; then the widest words are cut until the line fits."""
+    apart = [line for line in lines if not _is_arguments(line)]
+    widths = {i: max(len(line[i]) for line in (apart if i == 1 else lines)) for i in filled}
+    words = [i for i in WORDS if i in filled]
+    names = [len(line[1]) for line in lines if _is_arguments(line)]
+    widths[words[-1]] += max(0, max(names, default=0) - sum(widths[i] + 1 for i in words) + 1)
+    for _ in range(sum(widths.values()) + len(filled) - 1 - WIDTH):
+        widths[max(words, key=widths.__getitem__)] -= 1
+    return widths
 
 
 def html(inspection: Any) -> str:
@@ -149,8 +177,11 @@ def html(inspection: Any) -> str:
 def detail(record: Any) -> str:
     """One record in full: all statistics, local gradients, ways back, scan steps, stack."""
     lines = [f"#{record.number} {record.operation}  {shape(record)}"]
-    for name, found in ("value", record.value_statistics), ("gradient", record.gradient_statistics):
-        lines.append(f"  {name:<15} {_statistics(found)}")
+    lines += [f"  {'named':<15} {each}" for each in record.names if record.occurrences]
+    for part, found in ("value", record.value_statistics), ("gradient", record.gradient_statistics):
+        lines.append(f"  {part:<15} {_statistics(found)}")
+    if record.unknown is not None:
+        lines.append(f"  the gradient is {record.unknown}")
     for i, local in enumerate(record.local_gradients):
         if local is not None:
             lines.append(f"  local gradient  ∂/∂operand {i}: {_array(local)}")
@@ -159,9 +190,9 @@ def detail(record: Any) -> str:
         at = f", {path.line}" if path.line else ""
         lines.append(f"  by {path.operation}{through}{at}: {_array(path.gradient)}")
     if record.steps:
-        lines.append("  in each step of the scan")
-        steps = enumerate(record.by_step())
-        for i, (value, gradient) in list(steps)[:ROWS]:
+        lines.append("  in each step of the loop")
+        steps = [", ".join(map(str, step.place.steps)) for step, _ in record.occurrences[:ROWS]]
+        for i, (value, gradient) in zip(steps, record.by_step(), strict=False):
             lines.append(f"    {i:<4} value    {_statistics(value)}")
             lines.append(f"         gradient {_statistics(gradient)}")
     lines += [
@@ -185,7 +216,7 @@ def origin(found: Any) -> str:
         lines.append(f"    {found.line.text}")
         lines.append(f"  in              {found.line.function}, {found.line.file}")
     if found.scan_steps:
-        lines.append(f"  step            {', '.join(map(str, found.scan_steps))} of the scan")
+        lines.append(f"  step            {', '.join(map(str, found.scan_steps))} of the loop")
     if found.entry:
         lines.append(f"  entry           {found.entry}")
     for i, operand in enumerate(found.operands):
@@ -203,9 +234,9 @@ def origin(found: Any) -> str:
     return "\n".join([*lines, f"  reaches         {reaches}"])
 
 
-def _short(text: str) -> str:
+def _short(text: str, width: int) -> str:
     """Of a long name the end tells more than the beginning."""
-    return text if len(text) <= WORDS else "…" + text[1 - WORDS :]
+    return text if len(text) <= width else "…" + text[1 - width :]
 
 
 def _statistics(found: Any) -> str:

@@ -4,6 +4,9 @@ The walk treats a scan or a jitted function as one operation with a graph inside
 those graphs can be laid out: calls are inlined, a cond is the branch that it took, a scan is its
 steps one after the other. What is left is the list of elementary operations of the text, in
 topological order, and the walk (:func:`jaxbackprop.graph.walk.backward`) runs over it unchanged.
+
+A `while` is its steps too, since the values say how many there are. An operation without a rule is
+*opaque*: it has values, and the gradients behind it are unknown.
 """
 
 import contextlib
@@ -16,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
+from jaxbackprop.graph.lines import where
 from jaxbackprop.graph.loop import dependence, lengths, parts
-from jaxbackprop.graph.rules import FLAT
+from jaxbackprop.graph.rules import FLAT, UnsupportedPrimitive
 from jaxbackprop.graph.walk import Node, Tape, evaluate, is_real, record
 
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
@@ -36,6 +40,29 @@ class Value:
     active: bool = False
     tangent: bool = False
     source: "Value | None" = None
+
+
+def origin_of(v: Value) -> Value:
+    """The value that this one is a copy of."""
+    return v if v.source is None else origin_of(v.source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unknown:
+    """In place of a gradient that comes through an operation without a rule. Absorbs any sum."""
+
+    operation: str
+    line: str
+    reason: str
+    __array_ufunc__ = None  # so that NumPy leaves the sum to __radd__
+
+    def __add__(self, other: Any) -> "Unknown":
+        return self
+
+    __radd__ = __add__
+
+    def __repr__(self) -> str:
+        return f"unknown behind {self.operation} at {self.line}: {self.reason}"
 
 
 class Place(NamedTuple):
@@ -116,7 +143,7 @@ def _run(log: Log, jaxpr: Any, consts: list, args: list, place: Place) -> list[V
     """Lay out the equations of one jaxpr, and return the values of its outputs."""
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
 
-    def read(v):
+    def read(v: Any) -> Value:
         return Value(v.val) if isinstance(v, Literal) else values[v]
 
     for equation in jaxpr.eqns:
@@ -139,9 +166,31 @@ def _elementary(log: Log, equation: Any, inputs: list[Value], at: Place) -> list
         values = [Value(array) for array in evaluate(equation, arrays)]
         log.steps.append(Step(at, inputs, values, inputs))
         return values
-    outputs, pull = record(equation, arrays, flags, at.equations[:-1])
+    try:
+        outputs, pull = record(equation, arrays, flags, at.equations[:-1])
+    except UnsupportedPrimitive as error:
+        return _opaque(log, inputs, at, error)
     tangent = any(v.tangent for v in inputs)
     return _enter(log, at, inputs, [Value(o, is_real(o), tangent) for o in outputs], pull)
+
+
+def _opaque(log: Log, inputs: list[Value], at: Place, error: UnsupportedPrimitive) -> list[Value]:
+    """An operation that has values, and no rule for its gradient.
+
+    It may write to a mutable array, which then counts among its outputs: what is read from it
+    later depends on the inputs.
+    """
+
+    def pull(cts):
+        raise error
+
+    arrays = evaluate(at.equations[-1], [v.array for v in inputs])
+    outputs = [Value(o, is_real(o), any(v.tangent for v in inputs)) for o in arrays]
+    written = [v for v in inputs if isinstance(v.array, jax.Ref)]
+    for v in written:
+        v.active = True
+    _enter(log, at, inputs, [*outputs, *written], pull)
+    return outputs
 
 
 def _enter(
@@ -157,8 +206,25 @@ def _enter(
     if not any(v.active for v in outputs):
         return outputs
     arrays = [v.array for v in inputs], [v.array for v in outputs]
-    log.nodes.append(Node(step, *arrays, [v.active for v in inputs], pull))
+    active = [v.active for v in inputs]
+    log.nodes.append(Node(step, *arrays, active, _or_unknown(pull, at, active)))
     return outputs
+
+
+def _or_unknown(pull: Callable, at: Place, active: list[bool]) -> Callable:
+    """As `pull`, where the gradients that arrive are known and the operation has a rule."""
+
+    def guarded(cts):
+        unknown = next((ct for ct in cts if isinstance(ct, Unknown)), None)
+        if unknown is None:
+            try:
+                return pull(cts)
+            except UnsupportedPrimitive as error:
+                name, line = at.equations[-1].primitive.name, where(at.equations)
+                unknown = Unknown(name, line, str(error.args[0]))
+        return [unknown if a else None for a in active]
+
+    return guarded
 
 
 def _call(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value]:
@@ -172,10 +238,18 @@ def _cond(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value
 
 def _custom_vjp(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value]:
     """Its gradient is a function of its own: what is inside has values, and no gradients."""
-    if not any(v.active for v in inputs):
-        return _inside(log, equation.params["call_jaxpr"], inputs, at)
-    _inside(log, equation.params["call_jaxpr"], [Value(v.array, source=v) for v in inputs], at)
+    body = equation.params["call_jaxpr"]
+    if _without_its_rule(inputs):
+        return _inside(log, body, inputs, at)
+    if not equation.effects:  # which would happen twice
+        _inside(log, body, [Value(v.array, source=v) for v in inputs], at)
     return _elementary(log, equation, inputs, at)
+
+
+def _without_its_rule(inputs: list[Value]) -> bool:
+    """A rule is for what is differentiated; where a rule calls its own function on tangents, it
+    says that the function is linear, and is the function's body there."""
+    return not any(v.active for v in inputs) or any(v.tangent for v in inputs)
 
 
 def _custom_jvp(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value]:
@@ -184,24 +258,36 @@ def _custom_jvp(log: Log, equation: Any, inputs: list[Value], at: Place) -> list
     Its gradient is the walk from J t back to t. Two steps of the identity join x to t, and J t to
     f(x). The function's own body is never walked: relu's rule differs from it at 0.
     """
-    if not any(v.active for v in inputs):
+    if _without_its_rule(inputs):
         return _inside(log, equation.params["call_jaxpr"], inputs, at)
     primals = inputs[equation.params["num_consts"] :]
+    zero = [equation.params["symbolic_zeros"] and not v.active for v in primals]
+    jaxpr, consts, out_zero = equation.params["jvp_jaxpr_fun"].call_wrapped(*zero)
+    moving = [v for v, z in zip(primals, zero, strict=True) if not z]
+    tangents = [Value(no_tangent(v.array), v.active, True) for v in moving]
     active = [v for v in primals if v.active]
-    rule = equation.params["jvp_jaxpr_fun"]
-    jaxpr, consts, zero = rule.call_wrapped(*(not v.active for v in primals))
-    tangents = [Value(jnp.zeros_like(v.array), True, True) for v in active]
-    _enter(log, at._replace(hidden=True), active, tangents, lambda cts: cts)
+    starts = [t for t in tangents if t.active]
+    _enter(log, at._replace(hidden=True), active, starts, lambda cts: cts)
     values = [Value(c) for c in consts], [*(Value(v.array, source=v) for v in primals), *tangents]
     outputs = _run(log, jaxpr, *values, at)
-    values, tangents = outputs[: len(zero)], outputs[len(zero) :]
-    found = [Value(v.array, not z) for v, z in zip(values, zero, strict=True)]
-    joined = [v for v in found if v.active]
+    values, ends = outputs[: len(out_zero)], iter(outputs[len(out_zero) :])
+    slopes = [None if z else next(ends) for z in out_zero]
+    found = [
+        Value(v.array, s is not None and s.active) for v, s in zip(values, slopes, strict=True)
+    ]
+    joined = [s if v.active else None for v, s in zip(found, slopes, strict=True)]
+    linear = [s for s in joined if s is not None]
 
     def pull(cts):
-        return [*(None for _ in values), *(ct for ct, z in zip(cts, zero, strict=True) if not z)]
+        sent = [ct for ct, s in zip(cts, joined, strict=True) if s is not None]
+        return [*(None for _ in values), *sent]
 
-    return _enter(log, at, [*values, *tangents], found, pull, primals) if joined else found
+    return _enter(log, at, [*values, *linear], found, pull, primals) if linear else found
+
+
+def no_tangent(x: Any) -> Any:
+    """The zero of the tangents at x: of the type float0 where x is an integer."""
+    return jnp.zeros_like(x) if is_real(x) else np.zeros(jnp.shape(x), jax.dtypes.float0)
 
 
 def _scan(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value]:
@@ -209,14 +295,7 @@ def _scan(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value
     body, length = equation.params["jaxpr"], equation.params["length"]
     n_consts, n_carry = lengths(equation.params)
     consts, carry, xs = parts(inputs, n_consts, n_carry)
-    # What depends on the inputs in any step has a gradient in all of them.
-    active = [v.active for v in inputs]
-    flags, _ = dependence(getattr(body, "jaxpr", body), active, n_consts, n_carry)
-    carry = [
-        v if v.active else Value(v.array, flag, source=v)
-        for v, flag in zip(carry, flags[n_consts:], strict=False)
-    ]
-
+    carry = _carried(body, consts, carry, xs)
     slices = [_slices(log, x, length, at._replace(hidden=True)) for x in xs]
     rows = [[] for _ in range(length)]
     for i in reversed(range(length)) if equation.params["reverse"] else range(length):
@@ -228,6 +307,48 @@ def _scan(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value
         return [*carry, *(Value(jnp.zeros(kind.shape, kind.dtype)) for kind in kinds)]
     stacks = [_stack(log, ys, at._replace(hidden=True)) for ys in zip(*rows, strict=True)]
     return [*carry, *stacks]
+
+
+def _while(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value]:
+    """The steps of a loop until its condition fails: the values say how many there are."""
+    condition, body = equation.params["cond_jaxpr"], equation.params["body_jaxpr"]
+    n_condition, n_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
+    of_condition, consts, carry = parts(inputs, n_condition, n_body)
+    carry = _carried(body, consts, carry, [])
+    i = 0
+    while True:
+        here = at._replace(steps=(*at.steps, i))
+        (goes_on,) = _inside(log, condition, [*of_condition, *carry], here)
+        if not np.any(goes_on.array):
+            return carry
+        after = _inside(log, body, [*consts, *carry], here)
+        if np.ndim(goes_on.array):  # under vmap, where each example has its own number of steps
+            select = jax.make_jaxpr(_select)(
+                *([v.array for v in vs] for vs in (carry, after)), goes_on.array
+            )
+            after = _inside(log, select, [*carry, *after, goes_on], here._replace(hidden=True))
+        carry, i = after, i + 1
+
+
+def _select(before: list, after: list, goes_on: Any) -> list:
+    """Of each example that goes on, what is new; of the others, what was."""
+
+    def chosen(old: Any, new: Any) -> Any:
+        return jnp.where(
+            goes_on.reshape(goes_on.shape + (1,) * (old.ndim - goes_on.ndim)), new, old
+        )
+
+    return [chosen(old, new) for old, new in zip(before, after, strict=True)]
+
+
+def _carried(body: Any, consts: list[Value], carry: list[Value], xs: list[Value]) -> list[Value]:
+    """What depends on the inputs in any step of a loop has a gradient in all of them."""
+    active = [v.active for v in (*consts, *carry, *xs)]
+    flags, _ = dependence(getattr(body, "jaxpr", body), active, len(consts), len(carry))
+    return [
+        v if v.active else Value(v.array, flag, source=v)
+        for v, flag in zip(carry, flags[len(consts) :], strict=False)
+    ]
 
 
 def _slices(log: Log, x: Value, length: int, at: Place) -> list[Value]:
@@ -260,6 +381,7 @@ STRUCTURE: dict[str, Callable[[Log, Any, list[Value], Place], list[Value]]] = {
     **dict.fromkeys(CALLS, _call),
     "cond": _cond,
     "scan": _scan,
+    "while": _while,
     "custom_jvp_call": _custom_jvp,
     "custom_vjp_call": _custom_vjp,
 }
