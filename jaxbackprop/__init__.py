@@ -18,6 +18,7 @@ from jaxbackprop.graph import (
     inspect,
     value_and_grad,
     vjp,
+    watch,
 )
 from jaxbackprop.initialisation import init
 from jaxbackprop.network import Layer, Network, Trace
@@ -87,4 +88,5 @@ __all__ = [
     "unstack",
     "value_and_grad",
     "vjp",
+    "watch",
 ]

@@ -11,7 +11,16 @@ from jaxbackprop.graph import structure as _structure
 from jaxbackprop.graph.api import grad, value_and_grad, vjp
 from jaxbackprop.graph.inspection import Inspection, inspect
 from jaxbackprop.graph.rules import UnsupportedPrimitive
+from jaxbackprop.graph.watching import watch
 
-__all__ = ["Inspection", "UnsupportedPrimitive", "grad", "inspect", "value_and_grad", "vjp"]
+__all__ = [
+    "Inspection",
+    "UnsupportedPrimitive",
+    "grad",
+    "inspect",
+    "value_and_grad",
+    "vjp",
+    "watch",
+]
 
 del _custom, _loop, _structure  # imported for what they enter into the walk's table

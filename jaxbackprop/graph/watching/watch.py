@@ -1,0 +1,82 @@
+"""`watch`: the value and gradient of a function, and statistics of what passes on the way.
+
+The function's graph is rewritten with probes and differentiated by the same walk: no callbacks, no
+value kept that was not kept before, and it goes wherever the function goes: under jit, in a
+training step, in a scan.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbackprop.graph.api import check_pair, value_and_grad
+from jaxbackprop.graph.rules import UnsupportedPrimitive
+from jaxbackprop.graph.watching.labels import Label, Seen, label, scalars
+from jaxbackprop.graph.watching.probes import Statistics, norm_max
+from jaxbackprop.graph.watching.rewriting import ears, evaluate, plan
+from jaxbackprop.graph.watching.selection import Of, choose
+from jaxbackprop.graph.watching.sites import Site
+from jaxbackprop.graph.watching.tracing import Traced, trace
+
+
+@dataclasses.dataclass(frozen=True)
+class watch:
+    """A function with f's arguments: ((value, gradients), seen).
+
+    value and gradients are those of :func:`jaxbackprop.value_and_grad`; seen is a tuple of `Seen`,
+    one for each of `labels(*args)`.
+    """
+
+    f: Callable
+    of: Of = "products"
+    argnums: int | Sequence[int] = 0
+    has_aux: bool = False
+    statistics: Statistics = norm_max
+
+    scalars = staticmethod(scalars)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Seen, ...]]:
+        traced = trace(self.f, self.argnums, args, kwargs)
+        numbers, chosen = choose(self.of, traced.parameters, traced.sites)
+        rewritten = probed(traced, chosen, self.has_aux, self.statistics)
+        try:
+            (value, (aux, values)), (gradients, heard) = value_and_grad(rewritten, (0, 1), True)(
+                traced.wanted, ears(chosen, self.statistics)
+            )
+        except UnsupportedPrimitive:
+            value_and_grad(traced.run)(traced.wanted)  # says so with the line of the user's code
+            raise
+        of_parameters = [
+            Seen(self.statistics(jnp.asarray(x)), self.statistics(g), None)
+            for i, (x, g) in enumerate(zip(traced.wanted, gradients, strict=True))
+            if i in numbers
+        ]
+        of_sites = [Seen(values[n][0], heard.get(n), values[n][1]) for n in range(len(chosen))]
+        value = (value, aux) if self.has_aux else value
+        return (value, traced.gradients(gradients)), (*of_parameters, *of_sites)
+
+    def labels(self, *args: Any, **kwargs: Any) -> tuple[Label, ...]:
+        """What is seen, in order. Nothing is computed: shapes (jax.ShapeDtypeStruct) are enough."""
+        traced = trace(self.f, self.argnums, args, kwargs)
+        numbers, chosen = choose(self.of, traced.parameters, traced.sites)
+        return (*(traced.parameters[i] for i in numbers), *map(label, chosen))
+
+
+def probed(
+    traced: Traced, chosen: Sequence[Site], has_aux: bool, statistics: Statistics
+) -> Callable:
+    """(wanted, ears) ↦ (value, (aux, the statistics of values)): to be differentiated by both."""
+    plan_ = plan(chosen, statistics)
+
+    def rewritten(wanted: list, ears: dict) -> tuple[Any, tuple[Any, dict]]:
+        outputs, seen = evaluate(plan_, traced.graph, traced.fill(wanted), ears)
+        out = jax.tree.unflatten(traced.out, outputs)
+        if has_aux:
+            check_pair(out)
+        value, aux = out if has_aux else (out, None)
+        return value, (aux, seen)
+
+    return rewritten

@@ -1,0 +1,374 @@
+"""Statistics inside a jitted step, against jax.grad of the same rewritten graph and `inspect`."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import checkpoint_name
+
+from jaxbackprop import inspect, value_and_grad, watch
+from jaxbackprop.graph.watching.probes import norm_max
+from jaxbackprop.graph.watching.rewriting import ears
+from jaxbackprop.graph.watching.selection import choose
+from jaxbackprop.graph.watching.tracing import trace
+from jaxbackprop.graph.watching.watch import probed
+
+KEY = jax.random.key(0)
+W = jax.random.normal(KEY, (3, 4, 4)) / 2
+HEAD = jax.random.normal(jax.random.key(1), (4, 2))
+X = jax.random.normal(jax.random.key(2), (5, 4))
+PARAMS = {"W": W, "head": HEAD}
+
+
+@jax.custom_vjp
+def clipped(x):
+    return 2 * x
+
+
+clipped.defvjp(lambda x: (2 * x, x), lambda x, ct: (jnp.clip(ct, -0.01, 0.01) * x,))
+
+
+def layer(h, w):
+    return jax.nn.silu(h @ w)
+
+
+def straight(params, x):
+    for w in params["W"]:
+        x = layer(x, w)
+    return jnp.mean((x @ params["head"]) ** 2)
+
+
+def scanned(params, x):
+    h, sizes = jax.lax.scan(lambda h, w: (layer(h, w), jnp.sum(h**2)), x, params["W"])
+    return jnp.mean((h @ params["head"]) ** 2) + jnp.sum(jnp.log1p(sizes))
+
+
+def reverse(params, x):
+    h, _ = jax.lax.scan(lambda h, w: (layer(h, w), None), x, params["W"], reverse=True)
+    return jnp.mean((h @ params["head"]) ** 2)
+
+
+def nested(params, x):
+    def outer(h, w):
+        h, sums = jax.lax.scan(lambda h, c: (jnp.tanh(c * (h @ w)), h.sum()), h, jnp.arange(1.0, 3))
+        return h, sums @ sums
+
+    h, sums = jax.lax.scan(outer, x, params["W"])
+    return jnp.mean((h @ params["head"]) ** 2) + sums.sum()
+
+
+def remat(params, x):
+    h, _ = jax.lax.scan(jax.checkpoint(lambda h, w: (layer(h, w), None)), x, params["W"])
+    return jnp.mean(jax.checkpoint(lambda h: h @ params["head"])(h) ** 2)
+
+
+def branches(params, x):
+    def step(h, iw):
+        i, w = iw
+        return jax.lax.switch(
+            i % 3, [lambda h: h @ w, lambda h: jnp.tanh(h @ w) @ w, lambda h: h], h
+        ), None
+
+    h, _ = jax.lax.scan(step, x, (jnp.arange(3), params["W"]))
+    same = lambda h: jnp.sin(h @ params["head"])  # noqa: E731
+    return jnp.mean(jax.lax.cond(h.sum() > 1e9, same, same, h) ** 2)
+
+
+def scan_in_branch(params, x):
+    def run(h):
+        return jax.lax.scan(lambda h, w: (layer(h, w), None), h, params["W"])[0]
+
+    h = jax.lax.cond(x.sum() > 1e9, lambda h: h @ W[0], run, x)
+    h = jax.lax.cond(x.sum() > 1e9, run, lambda h: h @ params["W"][1], h)
+    return jnp.mean((h @ params["head"]) ** 2)
+
+
+def called(params, x):
+    twice = jax.jit(layer)
+    h = twice(twice(x, params["W"][0]), params["W"][1])
+    return jnp.mean(jax.jit(lambda h: (h @ params["head"]) ** 2)(h))
+
+
+def own_rules(params, x):
+    h = clipped(x @ params["W"][0])
+    return jnp.mean(jax.nn.softmax(jax.nn.relu(h) @ params["head"]) ** 2)
+
+
+def while_forward(params, x):
+    scale = jax.lax.while_loop(lambda s: s < 3, lambda s: s * 1.5, jnp.abs(x).max() / 10)
+    return jnp.mean((jnp.tanh(x @ params["W"][0]) @ params["head"] / scale) ** 2)
+
+
+def mapped(params, x):
+    each = jax.vmap(lambda row: straight(params, row))(x)
+    return jnp.mean(each) + jnp.linalg.norm(params["head"])
+
+
+def integers(params, x):
+    order = jnp.argsort(x[:, 0])
+    return jnp.mean((x[order] @ params["W"][0]) ** 2) + jnp.max(params["head"])
+
+
+PROGRAMS = [
+    *(straight, scanned, reverse, nested, remat, branches, scan_in_branch, called, own_rules),
+    *(while_forward, mapped, integers),
+]
+programs = pytest.mark.parametrize("f", PROGRAMS, ids=lambda f: f.__name__)
+
+
+def close(found, expected, tolerance=2e-5):
+    found, expected = jax.tree.leaves(found), jax.tree.leaves(expected)
+    assert len(found) == len(expected)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@programs
+def test_values_gradients_and_tables_are_those_of_jaxs_gradient(f):
+    """Of f itself; and of the very function that the walk goes over, probes and all."""
+    found, seen = jax.jit(watch(f, "everything"))(PARAMS, X)
+    traced = trace(f, 0, (PARAMS, X), {})
+    numbers, chosen = choose("everything", traced.parameters, traced.sites)
+    rewritten = probed(traced, chosen, False, norm_max)
+    by_jax = jax.value_and_grad(rewritten, (0, 1), has_aux=True)
+
+    def both(wanted, silence):
+        return jax.value_and_grad(f)(PARAMS, X), by_jax(wanted, silence)
+
+    expected, twin = jax.jit(both)(traced.wanted, ears(chosen, norm_max))
+    close(found, expected)
+    (_, (_, values)), (_, heard) = twin
+    sites = seen[len(numbers) :]
+    assert len(sites) == len(chosen) > 0
+    for n, one in enumerate(sites):
+        close(one.value, values[n][0])
+        close(one.gradient, heard.get(n))
+
+
+def records(inspection, labels):
+    """The inspector's records of the watched operations, in order."""
+    wanted = [(label.operation, str(label.line), label.shape) for label in labels]
+    found = [r for r in inspection if (r.operation, str(r.line), r.shape) in set(wanted)]
+    assert [(r.operation, str(r.line), r.shape) for r in found] == wanted
+    return found
+
+
+def as_inspected(statistics):
+    size = max(abs(statistics.min), abs(statistics.max))
+    return [statistics.norm, size]
+
+
+@pytest.mark.parametrize(
+    "f",
+    [straight, scanned, reverse, remat, called, own_rules, while_forward],
+    ids=lambda f: f.__name__,
+)
+def test_the_table_is_the_inspectors_in_every_step_of_every_scan(f):
+    watched = watch(f)
+    labels = watched.labels(PARAMS, X)
+    (_, seen), inspection = jax.jit(watched)(PARAMS, X), inspect(f)(PARAMS, X)
+    for label, one, record in zip(labels, seen, records(inspection, labels), strict=True):
+        for step, (value, gradient) in enumerate(record.by_step()):
+            at = (step,) if label.steps else ()
+            close([s[at] for s in one.value], as_inspected(value))
+            close([s[at] for s in one.gradient], as_inspected(gradient))
+
+
+def test_labels_need_shapes_alone_and_say_operation_line_scope_shape_and_steps():
+    def f(params, x):
+        with jax.named_scope("encoder"):
+            h, _ = jax.lax.scan(lambda h, w: (jax.nn.relu(h @ w), None), x, params["W"])
+        return jnp.sum(h)
+
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (PARAMS, X))
+    (label,) = watch(f).labels(*shapes)
+    assert label == watch(f).labels(PARAMS, X)[0]
+    assert (label.operation, label.scope, label.shape, label.steps) == (
+        *("dot_general", "encoder"),
+        *((5, 4), (3,)),
+    )
+    assert label.line.text.startswith("h, _ = jax.lax.scan")
+
+
+def test_a_branch_that_is_not_taken_is_flagged_and_has_zeros():
+    _, seen = watch(branches)(PARAMS, X)
+    by_line = [one.taken for one in seen]
+    np.testing.assert_array_equal(by_line[0], [True, False, False])
+    np.testing.assert_array_equal(by_line[1], [False, True, False])
+    np.testing.assert_array_equal(by_line[2], [False, True, False])
+    assert by_line[3]  # a cond's branches stand in the order of the index: false, true
+    assert not by_line[4]
+    assert float(seen[0].value.norm[1]) == float(seen[0].gradient.norm[1]) == 0
+    assert float(seen[0].gradient.norm[0]) > 0
+
+
+def test_a_scan_inside_a_branch_has_a_flag_a_step():
+    _, seen = watch(scan_in_branch)(PARAMS, X)
+    labels = watch(scan_in_branch).labels(PARAMS, X)
+    taken = [one.taken is not None and bool(np.all(one.taken)) for one in seen]
+    assert taken == [True, False, True, False, False]
+    for label, one in zip(labels, seen, strict=True):
+        assert one.taken is None or one.taken.shape == label.steps
+        for statistics in filter(None, (one.value, one.gradient)):
+            assert statistics.norm.shape == label.steps
+
+
+def test_the_norm_of_gradients_whose_squares_are_no_float32_is_right():
+    tiny, huge = jnp.full(4, 1e-30), jnp.full(4, 1e30)
+    np.testing.assert_allclose(norm_max(tiny).norm, 2e-30, rtol=1e-6)
+    np.testing.assert_allclose(norm_max(huge).norm, 2e30, rtol=1e-6)
+    assert float(jnp.sqrt(jnp.sum(tiny**2))) == 0  # without the scale
+    assert norm_max(jnp.zeros(3)) == (0, 0)
+    assert np.isnan(norm_max(jnp.array([jnp.nan, jnp.inf, 1]))).all()
+    assert np.isinf(norm_max(jnp.array([-jnp.inf, 1]))).all()
+    half = norm_max(jnp.full(100, 300, jnp.float16))
+    assert half.norm.dtype == jnp.float32
+    assert float(half.norm) == 3000
+
+
+def test_other_statistics_of_ones_own():
+    counts = lambda x: {"zeros": jnp.sum(x == 0, dtype=jnp.float32), "mean": jnp.mean(x)}  # noqa: E731
+    watched = watch(own_rules, lambda label: label.operation == "relu", statistics=counts)
+    _, (seen,) = jax.jit(watched)(PARAMS, X)
+    h = jax.nn.relu(clipped(X @ W[0]))
+    close(seen.value, counts(h))
+    g = jax.grad(lambda h: jnp.mean(jax.nn.softmax(h @ HEAD) ** 2))(h)
+    close(seen.gradient, counts(g))
+
+
+def test_of_names_scopes_lines_files_names_parameters_and_predicates():
+    def f(params, x):
+        with jax.named_scope("encoder"):
+            for i, w in enumerate(params["W"]):
+                with jax.named_scope(f"dense_{i}"):
+                    x = jax.nn.relu(x @ w)
+        hid = checkpoint_name(x, "hid")
+        return jnp.sum(hid @ params["head"])
+
+    def labels(of):
+        return [(la.operation, la.scope) for la in watch(f, of).labels(PARAMS, X)]
+
+    relus = [("relu", f"encoder/dense_{i}") for i in range(3)]
+    assert labels("scopes") == relus  # the end of the encoder is that of its last layer
+    assert labels("encoder/dense_1") == labels("dense_1") == [relus[1]]
+    assert labels("encoder") == relus
+    assert labels("hid") == [("name", "")]
+    assert labels("parameters") == [("parameter", "W"), ("parameter", "head")]
+    assert labels("head") == [("parameter", "head")]
+    assert labels(lambda la: la.operation == "dot_general" and "_2" in la.scope) == [
+        ("dot_general", "encoder/dense_2")
+    ]
+    line = watch(f, "dense_1").labels(PARAMS, X)[0].line
+    assert [o for o, _ in labels(str(line))] == ["dot_general", "relu"] * 3
+    assert (
+        len(labels("test_watch.py")) == 2 * 3 + len(["slices"]) * 0 + len(labels("everything")) - 8
+    )
+
+
+def test_what_matches_nothing_is_told_with_the_nearest_that_exist():
+    def f(params, x):
+        with jax.named_scope("encoder"):
+            return jnp.sum(x @ params["W"][0])
+
+    line = str(watch(f).labels(PARAMS, X)[0].line)
+    for of, nearest in (("encodr", "encoder"), ("test_watch.py:1", line), ("haed", "head")):
+        with pytest.raises(ValueError, match=f"'{of}' is no .* nearest are .*{nearest}"):
+            watch(f, of)(PARAMS, X)
+    with pytest.raises(ValueError, match="no operation is in a named scope"):
+        watch(straight, "scopes").labels(PARAMS, X)
+    with pytest.raises(ValueError, match=r"operations are .*reduce_sum"):
+        watch(lambda x: jnp.sum(x)).labels(X)
+    with pytest.raises(ValueError, match="true of none of"):
+        watch(straight, lambda label: False).labels(PARAMS, X)
+
+
+def test_everything_in_a_large_function_says_its_cost_before_compiling():
+    def deep(x):
+        for _ in range(300):
+            x = jnp.sin(x)
+        return x.sum()
+
+    with pytest.warns(UserWarning, match="everything is 301 values"):
+        watch(deep, "everything").labels(X)
+
+
+def test_scalars_are_pythons_own_numbers_one_a_step():
+    labels = watch(scanned).labels(PARAMS, X)
+    _, seen = jax.jit(watch(scanned))(PARAMS, X)
+    found = watch.scalars(labels, seen)
+    assert all(type(number) is float for number in found.values())
+    assert len(found) == 2 * 2 * (3 + 1)
+    name = f"dot_general {labels[0].line}"
+    assert found[f"gradient norm/{name}/step 2"] == float(seen[0].gradient.norm[2])
+    branch = watch.scalars(watch(branches).labels(PARAMS, X), watch(branches)(PARAMS, X)[1])
+    assert len(branch) == 2 * 2 * (1 + 1 + 1 + 1)  # what was not computed is left out
+    stacked = jax.tree.map(lambda a: jnp.stack([a] * 5), seen)
+    with pytest.raises(ValueError, match="one step of training at a time"):
+        watch.scalars(labels, stacked)
+
+
+def test_a_long_scan_is_logged_by_its_largest_step():
+    def f(w, x):
+        return jnp.sum(jax.lax.scan(lambda h, _: (jnp.tanh(h @ w), None), x, None, length=100)[0])
+
+    _, seen = watch(f)(W[0], X)
+    found = watch.scalars(watch(f).labels(W[0], X), seen)
+    assert len(found) == 4
+    assert max(seen[0].gradient.max.tolist()) in found.values()
+
+
+def test_argnums_has_aux_and_keywords_are_as_in_value_and_grad():
+    def f(a, b, *, scale):
+        out = scale * jnp.sum(jnp.tanh(a @ b))
+        return out, {"out": a}
+
+    for argnums in (0, 1, (0, 1), (1, 0), -1):
+        ((value, aux), gradients), seen = watch(f, argnums=argnums, has_aux=True)(
+            X, HEAD, scale=2.0
+        )
+        expected = value_and_grad(f, argnums, has_aux=True)(X, HEAD, scale=2.0)
+        close(((value, aux), gradients), expected)
+        assert jax.tree.structure(gradients) == jax.tree.structure(expected[1])
+        assert len(seen) == 1
+
+
+def test_a_pytree_with_functions_and_counters_passes_through():
+    def f(model, x):
+        return jnp.sum(model["activation"](x @ model["W"])) * model["count"]
+
+    model = {"W": HEAD, "activation": jnp.tanh, "count": jnp.array(3), "name": "mlp"}
+    (value, gradients), _ = watch(f)(model, X)
+    close(value, 3 * jnp.sum(jnp.tanh(X @ HEAD)))
+    assert gradients["activation"] is gradients["count"] is gradients["name"] is None
+    close(gradients["W"], jax.grad(lambda w: 3 * jnp.sum(jnp.tanh(X @ w)))(HEAD))
+    with pytest.raises(TypeError, match="real inputs"):
+        watch(f)(3, X)
+
+
+def test_errors_are_those_of_value_and_grad():
+    with pytest.raises(TypeError, match="scalar-output"):
+        watch(lambda x: x @ HEAD)(X)
+    with pytest.raises(TypeError, match="a pair"):
+        watch(lambda x: jnp.sum(x @ HEAD), has_aux=True)(X)
+
+
+def test_in_a_jitted_training_step_that_is_scanned_over_steps():
+    """Of each training step, and of each step of the scan inside it."""
+
+    def train_step(params, x):
+        (_, gradients), seen = watch(scanned)(params, x)
+        return jax.tree.map(lambda p, g: p - 0.1 * g, params, gradients), seen
+
+    batches = jnp.stack([X, 2 * X])
+    _, seen = jax.jit(functools.partial(jax.lax.scan, train_step))(PARAMS, batches)
+    assert seen[0].gradient.norm.shape == (2, 3)
+    params, first = train_step(PARAMS, X)
+    close(jax.tree.map(lambda a: a[0], seen), first)
+    close(jax.tree.map(lambda a: a[1], seen), train_step(params, 2 * X)[1])
+
+
+def test_under_vmap_there_is_a_table_for_each():
+    _, seen = jax.vmap(lambda x: watch(straight)(PARAMS, x))(jnp.stack([X, 2 * X]))
+    close(jax.tree.map(lambda a: a[1], seen), watch(straight)(PARAMS, 2 * X)[1])
