@@ -170,7 +170,8 @@ def test_the_table_is_the_inspectors_in_every_step_of_every_scan(f):
     labels = watched.labels(PARAMS, X)
     (_, seen), inspection = jax.jit(watched)(PARAMS, X), inspect(f)(PARAMS, X)
     for label, one, record in zip(labels, seen, records(inspection, labels), strict=True):
-        for step, (value, gradient) in enumerate(record.by_step()):
+        steps = record.by_step()  # in the order of computing
+        for step, (value, gradient) in enumerate(steps[::-1] if f is reverse else steps):
             at = (step,) if label.steps else ()
             close([s[at] for s in one.value], as_inspected(value))
             close([s[at] for s in one.gradient], as_inspected(gradient))
