@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray
 
-from jaxbackprop.network import Layer, Network, Params, named
+from jaxbackprop.network import Layer, Network, Params, look_up
 from jaxbackprop.stacks import runs_of
 
 SCHEMES = ("he", "xavier", "normal")
@@ -27,7 +27,7 @@ def init(
     Raises ValueError for an unknown scheme, a dtype that is not floating, or what is no key.
     """
     if scheme is not None:
-        named("scheme", scheme, dict.fromkeys(SCHEMES))
+        look_up("scheme", scheme, dict.fromkeys(SCHEMES))
     try:
         floating = jnp.issubdtype(dtype, jnp.floating)
     except TypeError:

@@ -49,7 +49,7 @@ class Network:
         object.__setattr__(self, "sizes", tuple(int(width) for width in self.sizes))
         if self.sigma(0).name == "softmax" and self.depth > 1:
             raise ValueError("hidden='softmax': softmax can only be the output")
-        named("loss", self.loss, LOSSES)
+        look_up("loss", self.loss, LOSSES)
         needed, output = LOSSES[self.loss].output, self.sigma(self.depth).name
         if needed not in (None, output):
             raise ValueError(f"loss='{self.loss}' needs output='{needed}', got output='{output}'")
@@ -65,7 +65,7 @@ class Network:
         """The activation of layer l = 1 … L."""
         which = "output" if l == self.depth else "hidden"
         named = getattr(self, which)
-        return named if isinstance(named, Activation) else named(which, named, ACTIVATIONS)
+        return named if isinstance(named, Activation) else look_up(which, named, ACTIVATIONS)
 
     @property
     def cost(self) -> Loss:
@@ -79,7 +79,7 @@ def widths(sizes: Sequence[int]) -> str:
     return ", ".join(f"{n} × {width}" if n > 1 else f"{width}" for width, n in runs)
 
 
-def named(field: str, name: object, table: dict[str, T]) -> T:
+def look_up(field: str, name: object, table: dict[str, T]) -> T:
     """table[name], or a ValueError that suggests the nearest name."""
     if isinstance(name, str) and name in table:
         return table[name]
