@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxbackprop import Network, backprop, checkpoint, init, loss, unstack
-from jaxbackprop.checkpoint.planning import MIB, best, every_plan, shape_of
+from jaxbackprop.checkpoint.planning import MIB, best, best_plan, every_plan, least, shape_of
 from jaxbackprop.checkpoint.schedule import steps
 
 
@@ -77,9 +77,8 @@ def tradeoff(options: Options, console: Console) -> None:
     arguments = problem(options.depth, options.width, options.batch)
     shape = shape_of(arguments[0], arguments[1], options.batch)
     root = round(options.depth**0.5)
-    least = next(b for b in range(0, 2**40, MIB // 4) if best(shape, b))
     full = every_plan(shape, 1).bytes
-    budgets = [int(b) for b in np.geomspace(1.05 * least, full / 3, 5)]
+    budgets = [int(b) for b in np.geomspace(1.05 * least(shape).bytes, full / 3, 5)]
     if (options.depth, options.width, options.batch) == (144, 256, 2048):
         budgets[1] = 16 * MIB
     functions = {"all stored": backprop, "jax.grad of the scan": AUTOMATIC}
@@ -91,7 +90,7 @@ def tradeoff(options: Options, console: Console) -> None:
     for room in budgets:
         name = f"within({room / MIB:.1f} MiB)"
         functions[name] = by_hand(checkpoint.within(room))
-        plans[name] = best(shape, room)
+        plans[name] = best_plan(shape, room)
     seconds, facts = measured(functions, arguments, options.rounds)
 
     table = Table(title=f"{shape}, {machine()}")

@@ -58,9 +58,14 @@ class Memory(NamedTuple):
     down: int
 
 
-def stack_memory(state: int, weights: int, slots: int, both: bool) -> Memory:
-    """A stack of equal layers: all slots at once; δ, the state in hand, a product, slices of W."""
-    kept = max(slots, 1) * state
+def stack_memory(
+    state: int, weights: int, bias: int, slots: int, layers: int, both: bool
+) -> Memory:
+    """A stack of equal layers: all slots at once; δ, the state in hand, a product, slices of W.
+
+    Beside them the loop has columns of b, a number for each layer, and tables of addresses.
+    """
+    kept = max(slots, 1) * state + (1 + 4 * both) * bias + 4 * layers + 1024
     visit = (3 + both) * state + weights
     turn = (2 + both) * state + 2 * weights
     return Memory(kept + visit - state, kept + state, kept + max(visit, turn))

@@ -24,9 +24,10 @@ from jaxbackprop.checkpoint.schedule import (
 )
 from jaxbackprop.checkpoint.unequal import frontier, unequal
 from jaxbackprop.initialisation import init
-from jaxbackprop.network import Network, Params, widths
+from jaxbackprop.network import Layer, Network, Params, widths
 
 MIB = 2**20
+LAYER = jax.tree.structure(Layer(0, 0))  # pyright: ignore
 
 
 class Piece(NamedTuple):
@@ -78,10 +79,28 @@ class Shape:
 
     def memory(self, piece: Piece, schedule: Schedule) -> Memory:
         """What the piece needs under a schedule."""
-        chain = self.chain(piece)
         if piece.stacked:
-            return stack_memory(chain.states[-1], chain.weights[-1], slots(schedule), chain.both)
-        return plain_memory(chain, schedule)
+            return self.stack(piece, slots(schedule))
+        return plain_memory(self.chain(piece), schedule)
+
+    def stack(self, piece: Piece, slots: int) -> Memory:
+        """What a stack needs with so many kept states."""
+        chain, item = self.chain(piece), jnp.dtype(self.dtype).itemsize
+        bias = self.network.sizes[piece.before + 1] * item
+        return stack_memory(
+            chain.states[-1], chain.weights[-1], bias, slots, piece.length, chain.both
+        )
+
+    @property
+    def params(self) -> Params:
+        """Parameters of this shape, without their numbers."""
+        found, l = [], 0
+        for depth in self.depths:
+            lead, l = (depth,) * bool(depth), l + (depth or 1)
+            p, n = self.network.sizes[l - 1 : l + 1]
+            arrays = (jax.ShapeDtypeStruct((*lead, n, m), self.dtype) for m in (p, 1))
+            found.append(jax.tree.unflatten(LAYER, arrays))
+        return tuple(found)
 
 
 def shape_of(network: Network, params: Params, batch: int) -> Shape:
@@ -127,13 +146,12 @@ class Plan:
     def compiled_bytes(self) -> int:
         """The temporary memory that the compiled gradient reports."""
         shape = self.shape
-        params = jax.eval_shape(lambda: init(shape.network, jax.random.key(0), shape.dtype))
         x, y = (
             jax.ShapeDtypeStruct((shape.network.sizes[l], shape.batch), shape.dtype)
             for l in (0, -1)
         )
         gradient = jax.jit(run, static_argnums=(0, 1))
-        program = gradient.lower(shape.network, self.schedules, params, x, y).compile()
+        program = gradient.lower(shape.network, self.schedules, shape.params, x, y).compile()
         return cast(Any, program.memory_analysis()).temp_size_in_bytes
 
     def __str__(self) -> str:
@@ -178,10 +196,9 @@ def _options(shape: Shape, piece: Piece) -> list[Option]:
     """The schedules worth considering: binomial ones for a stack, the frontier for plain layers."""
     chain, d = shape.chain(piece), piece.length
     if piece.stacked:
-        state, weights = chain.states[-1], chain.weights[-1]
         return [
             Option(
-                stack_memory(state, weights, min(m, d) - 1, chain.both),
+                shape.stack(piece, min(m, d) - 1),
                 steps(d, m),
                 functools.partial(binomial, d, m),
             )
@@ -210,7 +227,7 @@ class _Partial(NamedTuple):
 
 
 def best(shape: Shape, room: int) -> Plan | None:
-    """The plan with the fewest layer evaluations in `room` bytes; None where there is none."""
+    """The fewest layer evaluations in `room` predicted bytes; None where there is none."""
     ways = [_Partial(0, 0, ())]
     for piece in shape.pieces:
         longer = [
@@ -231,18 +248,40 @@ def best(shape: Shape, room: int) -> Plan | None:
 
 
 @functools.lru_cache(maxsize=64)
-def best_plan(shape: Shape, room: int) -> Plan:
-    """`best`, or a ValueError that names the least number of bytes that has a plan."""
-    plan = best(shape, room)
-    if plan is not None:
-        return plan
-    low, high = room, every_plan(shape, shape.network.depth).bytes
+def least(shape: Shape) -> Plan:
+    """The plan that is predicted to need the fewest bytes of all."""
+    low, high = 0, every_plan(shape, shape.network.depth).bytes
+    found = best(shape, high)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if best(shape, middle) else (middle, high)
+        smaller = best(shape, middle)
+        found, low, high = (smaller, low, middle) if smaller else (found, middle, high)
+    return cast(Plan, found)
+
+
+@functools.lru_cache(maxsize=64)
+def fitting(shape: Shape, room: int) -> Plan | None:
+    """`best`, held to its word: its program is compiled, and less is planned until that fits.
+
+    What a compiler adds to the arrays that a plan counts is its own affair, and changes with it.
+    """
+    found = best(shape, room)
+    while found and (over := found.compiled_bytes - room) > 0:
+        floor, less = least(shape).bytes, found.bytes - max(over, found.bytes // 8)
+        found = best(shape, max(less, floor)) if found.bytes > floor else None
+    return found
+
+
+def best_plan(shape: Shape, room: int) -> Plan:
+    """`fitting`, or a ValueError that names the least number of bytes that has a plan."""
+    found = fitting(shape, room)
+    if found is not None:
+        return found
+    smallest = least(shape)
+    needed = max(smallest.bytes, smallest.compiled_bytes)
     raise ValueError(
-        f"no plan for {shape} fits {room} bytes: the least that one needs is {high} "
-        f"({high / MIB:.2f} MiB)"
+        f"no plan for {shape} fits {room} bytes: the least that one needs is {needed} "
+        f"({needed / MIB:.2f} MiB)"
     )
 
 

@@ -7,7 +7,7 @@ import jax
 import optax
 from jaxtyping import DTypeLike
 
-from jaxbackprop.checkpoint.planning import best, shape_of
+from jaxbackprop.checkpoint.planning import fitting, shape_of
 from jaxbackprop.initialisation import init
 from jaxbackprop.network import Network, Params
 
@@ -61,7 +61,7 @@ def fitting_checkpoint(
     room = limit - (needed.total - needed.temporary)
     return (
         room
-        if room > 0 and best(shape_of(network, _abstract(network, dtype), batch), room)
+        if room > 0 and fitting(shape_of(network, _abstract(network, dtype), batch), room)
         else None
     )
 
