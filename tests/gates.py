@@ -21,7 +21,9 @@ def eps(dtype) -> float:
 
 
 def as_float64(tree):
-    return [np.asarray(leaf).astype(np.float64) for leaf in jax.tree.leaves(tree)]
+    """The leaves in double precision, complex ones as complex numbers."""
+    leaves = map(np.asarray, jax.tree.leaves(tree))
+    return [leaf.astype(np.complex128 if np.iscomplexobj(leaf) else np.float64) for leaf in leaves]
 
 
 def g1(candidate, reference, depth: int, dtype=None) -> bool:
@@ -82,6 +84,6 @@ def g4(candidate, reference) -> bool:
     return jax.tree.structure(candidate) == jax.tree.structure(reference) and all(
         c.shape == r.shape
         and c.dtype == r.dtype
-        and np.array_equal(np.isnan(np.asarray(c, np.float64)), np.isnan(np.asarray(r, np.float64)))
+        and np.array_equal(*(np.isnan(leaf) for leaf in as_float64((c, r))))
         for c, r in zip(jax.tree.leaves(candidate), jax.tree.leaves(reference), strict=True)
     )

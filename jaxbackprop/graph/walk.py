@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxbackprop.graph.rules import FLAT, RULES, UnsupportedPrimitive
-from jaxbackprop.graph.rules.table import fit
+from jaxbackprop.graph.rules.table import WITHOUT_ZEROS, fit
 
 
 class Node(NamedTuple):
@@ -136,16 +136,15 @@ def _by_rule(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Cal
     name = equation.primitive.name
     if name not in RULES:
         raise UnsupportedPrimitive(f"no rule for the primitive '{name}'")
-    for v in (*equation.invars, *equation.outvars):
-        if jnp.issubdtype(v.aval.dtype, jnp.complexfloating):
-            raise UnsupportedPrimitive(f"'{name}' has complex numbers")
     outputs = evaluate(equation, inputs)
 
     def pull(cts):
         rule = RULES[name]
-        cts = [
-            zeros(v.aval) if ct is None else ct for v, ct in zip(equation.outvars, cts, strict=True)
-        ]
+        if name not in WITHOUT_ZEROS:
+            cts = [
+                zeros(v.aval) if ct is None else ct
+                for v, ct in zip(equation.outvars, cts, strict=True)
+            ]
         contributions = rule(tuple(cts), tuple(outputs), *inputs, **equation.params)
         return [
             fit(contribution(), x) if wanted and contribution is not None else None

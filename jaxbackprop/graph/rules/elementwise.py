@@ -5,7 +5,8 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbackprop.graph.rules.table import fit, local_gradient, rule
+from jaxbackprop.graph.rules.complex_numbers import is_complex
+from jaxbackprop.graph.rules.table import cast, fit, local_gradient, rule
 
 # --- linear: the cotangent passes as it is, or scaled ---
 
@@ -43,8 +44,9 @@ def same(cts, outs, *xs, **params):
 
 @rule("convert_element_type")
 def convert_element_type(cts, outs, x, *, new_dtype, **params):
+    """A real number that became complex gets the real part."""
     (ct,) = cts
-    return (lambda: ct.astype(x.dtype),)
+    return (lambda: cast(ct, x.dtype),)
 
 
 @rule("nextafter")
@@ -54,12 +56,6 @@ def nextafter(cts, outs, x, y):
     return (lambda: ct, None)
 
 
-@rule("real")
-def real(cts, outs, x):
-    (ct,) = cts
-    return (lambda: ct.astype(x.dtype),)
-
-
 # --- products, quotients, powers ---
 
 
@@ -67,7 +63,11 @@ def real(cts, outs, x):
 def mul(cts, outs, x, y, **params):
     """The product may be asked for in a wider dtype than its factors have."""
     (ct,) = cts
-    return (lambda: (ct * y).astype(x.dtype), lambda: (ct * x).astype(y.dtype))
+
+    def times(other, mine):
+        return cast(ct * cast(other, ct.dtype), mine.dtype)
+
+    return (lambda: times(y, x), lambda: times(x, y))
 
 
 @rule("div")
@@ -120,7 +120,7 @@ def power(out, x, y):
     def by_exponent():
         return jnp.log(jnp.where(x == 0, jnp.ones_like(x), x)) * out
 
-    exponent_is_real = jnp.issubdtype(jnp.result_type(y), jnp.floating)
+    exponent_is_real = jnp.issubdtype(jnp.result_type(y), jnp.inexact)
     return (by_base, by_exponent if exponent_is_real else None)
 
 
@@ -257,29 +257,30 @@ def atanh(out, x):
 # --- comparisons that select ---
 
 
-@rule("abs")
-def absolute(cts, outs, x):
-    """sign(x); at 0 the choice is JAX's, 1."""
-    (ct,) = cts
-    return (lambda: jnp.where(x >= 0, ct, -ct),)
+def _extreme(first):
+    """The rule of max or min: the whole to the one chosen, half to each at a tie.
+
+    first(x, y): is x the one? Complex numbers, which are in the order of a dictionary, are compared
+    with the output: where one is NaN, XLA may have chosen either.
+    """
+
+    def rule(cts, outs, x, y):
+        (ct,), (out,) = cts, outs
+        x, y = _both(x, y)
+
+        def share(mine, other):
+            if is_complex(mine):
+                chosen, tie = mine == out, (mine == out) & (other == out)
+                return jnp.where(tie, 0.5 * ct, jnp.where(chosen, ct, 0 * ct))
+            return jnp.where(first(mine, other), ct, jnp.where(mine == other, ct * 0.5, 0 * ct))
+
+        return (lambda: share(x, y), lambda: share(y, x))
+
+    return rule
 
 
-def _share(ct, mine, other):
-    """The whole to the one chosen; half to each at a tie."""
-    mine, other = _both(mine, other)
-    return lambda chosen: jnp.where(chosen, ct, jnp.where(mine == other, ct * 0.5, 0 * ct))
-
-
-@rule("max")
-def maximum(cts, outs, x, y):
-    (ct,) = cts
-    return (lambda: _share(ct, x, y)(x > y), lambda: _share(ct, x, y)(y > x))
-
-
-@rule("min")
-def minimum(cts, outs, x, y):
-    (ct,) = cts
-    return (lambda: _share(ct, x, y)(x < y), lambda: _share(ct, x, y)(y < x))
+rule("max")(_extreme(lambda x, y: x > y))
+rule("min")(_extreme(lambda x, y: x < y))
 
 
 @rule("clamp")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from jaxbackprop.graph.lines import where
@@ -18,6 +19,7 @@ Contribution = Callable[[], Array] | None
 Rule = Callable[..., Sequence[Contribution]]
 
 RULES: dict[str, Rule] = {}
+WITHOUT_ZEROS: set[str] = set()  # their rules read from a cotangent that it is zero: it is None
 
 # The gradient is zero wherever it exists: their outputs are integers, truth values or steps.
 # (floor and its kin are flat between their steps; a random bit depends on no real number.)
@@ -45,12 +47,17 @@ class UnsupportedPrimitive(NotImplementedError):
         return f"{super().__str__()} ({where(self.equations)})"
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Enter a rule into the table under the names of its primitives."""
+def rule(*names: str, zeros: bool = True) -> Callable[[Rule], Rule]:
+    """Enter a rule into the table under the names of its primitives.
+
+    zeros: a cotangent that is zero is an array of zeros; False: it is None.
+    """
 
     def enter(function: Rule) -> Rule:
         for name in names:
             RULES[name] = function
+            if not zeros:
+                WITHOUT_ZEROS.add(name)
         return function
 
     return enter
@@ -75,6 +82,17 @@ def local_gradient(*names: str) -> Callable[[Callable[..., Sequence[Any]]], Rule
         return rule(*names)(multiply)
 
     return enter
+
+
+def cast(contribution: Any, dtype: Any) -> Any:
+    """A contribution in the dtype of its input: of a complex one, a real input gets the real part.
+
+    (A cotangent c of z is paired with it as Re(c z), as in JAX: for a real z that is Re(c) z.)
+    """
+    is_complex = jnp.issubdtype(contribution.dtype, jnp.complexfloating)
+    if is_complex and not jnp.issubdtype(dtype, jnp.complexfloating):
+        contribution = lax.real(contribution)
+    return lax.convert_element_type(contribution, dtype)
 
 
 def fit(contribution: Any, x: Any) -> Any:
