@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import figures
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,8 +46,8 @@ class Options:
     """A small network in half a minute; leaves no figure."""
     bars: bool = True
     """Measure full storage and compile times against their bars as well."""
-    out: Path = Path("docs/checkpoint_tradeoff.png")
-    """The figure; the numbers go beside it."""
+    write: Path = figures.FOLDER
+    """The folder for what it makes; "docs" for what the documentation shows."""
 
 
 def problem(depth: int, width: int, batch: int) -> tuple[Network, Any, jax.Array, jax.Array]:
@@ -123,11 +124,11 @@ def tradeoff(options: Options, console: Console) -> None:
         )
     console.print(table)
     if not options.quick:
-        draw(options, shape, facts)
-        options.out.with_suffix(".json").write_text(
+        path = draw(options, shape, facts)
+        path.with_suffix(".json").write_text(
             json.dumps({"machine": machine(), "shape": str(shape), "measured": facts}, indent=1)
         )
-        console.print(f"see {options.out} and {options.out.with_suffix('.json')}")
+        console.print(f"see {path} and {path.with_suffix('.json')}")
     bars_of_segments(options, seconds, facts, root, console)
 
 
@@ -158,7 +159,7 @@ def bars_of_segments(
         )
 
 
-def draw(options: Options, shape: Any, facts: dict) -> None:
+def draw(options: Options, shape: Any, facts: dict) -> Path:
     figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
     kinds = {
         "all stored": ("tab:blue", "o", "by hand: all stored"),
@@ -202,9 +203,7 @@ def draw(options: Options, shape: Any, facts: dict) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper right")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out, dpi=130)
-    plt.close(figure)
+    return figures.save(figure, options.write, "checkpoint_tradeoff", dpi=130)
 
 
 def bars_of_stacks(console: Console, quick: bool) -> None:

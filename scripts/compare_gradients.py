@@ -9,9 +9,8 @@ float64. The exit status is 1 where an error is above its gate.
 """
 
 import dataclasses
+import functools
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from measure import interleaved, ratio
 from rich.console import Console
 from rich.table import Table
 
 from jaxbackprop import Layer, Network, backprop, init, loss, train, unstack
 from jaxbackprop.check import numerical_gradient
 
+ROUNDS = 31  # of the two in turn, for the ratio of their times
 NUMERICAL_GATE = 1e-7  # central differences in float64 are right to about 1e-10
 
 
@@ -61,17 +62,6 @@ def example(network: Network, options: Options) -> tuple[Any, jax.Array, jax.Arr
     return params, x, y / y.sum(0) if network.loss == "cross_entropy" else y
 
 
-def timed(f: Callable, *args: Any) -> tuple[Any, float]:
-    """The result of f, and the median of the seconds of 5 calls after the first."""
-    f = jax.jit(f)
-    result, seconds = jax.block_until_ready(f(*args)), []
-    for _ in range(5):
-        begin = time.perf_counter()
-        jax.block_until_ready(f(*args))
-        seconds.append(time.perf_counter() - begin)
-    return result, sorted(seconds)[2]
-
-
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
     """‖found − expected‖ / ‖expected‖; 0 / 0 is 0, and anything else / 0 infinite."""
     distance, size = np.linalg.norm(found - expected), np.linalg.norm(expected)
@@ -83,9 +73,14 @@ def main(options: Options) -> bool:
     params, x, y = example(network, options)
     params64, x64, y64 = jax.tree.map(lambda leaf: leaf.astype("float64"), (params, x, y))
 
-    (_, manual), by_hand = timed(lambda *a: backprop(network, *a), params, x, y)
-    (_, automatic), by_jax = timed(lambda *a: train.automatic(network, *a), params, x, y)
-    numerical, by_steps = timed(numerical_gradient(lambda p: loss(network, p, x64, y64)), params64)
+    ways = {"by hand": backprop, "jax.grad": train.automatic}
+    calls = {
+        name: functools.partial(jax.jit(functools.partial(way, network)), params, x, y)
+        for name, way in ways.items()
+    }
+    seconds = interleaved(calls, ROUNDS)
+    (_, manual), (_, automatic) = (call() for call in calls.values())
+    numerical = numerical_gradient(lambda p: loss(network, p, x64, y64))(params64)
 
     eps = float(jnp.finfo(options.dtype).eps)
     gate = 8 * (network.depth + 1)
@@ -119,11 +114,12 @@ def main(options: Options) -> bool:
             )
     console = Console(highlight=False)
     console.print(table)
+    middle, low, high = ratio(seconds, "by hand", "jax.grad")
     n = sum(leaf.size for leaf in jax.tree.leaves(params))
     console.print(
         f"gates: {gate} eps to jax.grad, {numerical_gate:.2g} eps to central differences\n"
-        f"time: by hand {by_hand * 1e3:.3g} ms, jax.grad {by_jax * 1e3:.3g} ms, "
-        f"central differences {by_steps * 1e3:.3g} ms ({2 * n} evaluations)\n"
+        f"time by hand / jax.grad: {middle:.2f} (quartiles {low:.2f}–{high:.2f} of {ROUNDS} rounds "
+        f"in turn); central differences need {2 * n} evaluations\n"
         + ("all equal" if good else "NOT EQUAL")
     )
     return good

@@ -11,6 +11,7 @@ true δ falls below a right angle.
 import dataclasses
 from pathlib import Path
 
+import figures
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -34,8 +35,8 @@ class Options:
     """Of plain SGD."""
     seed: int = 0
     """Decides weights and order; the feedback is drawn with another key."""
-    out: Path = Path("docs/feedback_alignment.png")
-    """Where the figure goes."""
+    write: Path = figures.FOLDER
+    """The folder for what it makes; "docs" for what the documentation shows."""
 
 
 def angles(network, params, feedback, x, y):
@@ -98,9 +99,8 @@ def main(options: Options) -> None:
         axes.legend(frameon=False)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out, dpi=110)
-    console.print(f"see {options.out}")
+    path = figures.save(figure, options.write, "feedback_alignment")
+    console.print(f"see {path}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 from pathlib import Path
 
+import figures
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -42,8 +43,8 @@ class Options:
     """The one that kills units."""
     batch: int = 32
     """Examples in a step."""
-    out: Path = Path("docs/gradient_flow.png")
-    """Where the figure goes."""
+    write: Path = figures.FOLDER
+    """The folder for what it makes; "docs" for what the documentation shows."""
 
 
 LOOKING = {"watch": flow.active, "observe": flow.observe}
@@ -117,9 +118,8 @@ def main(options: Options) -> None:
         console.print(f"[bold]{hidden}, {scheme}[/bold], before training: {sentences}")
     plots.depth_scale(figure, panels[:, :2], options.depth)
     plots.depth_scale(figure, panels[:, 2], options.shallow)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out, dpi=110)
-    console.print(f"see {options.out}; {machine()}")
+    path = figures.save(figure, options.write, "gradient_flow")
+    console.print(f"see {path}; {machine()}")
     for sizes, batch in (((784, 128, 10), 128), ((784, 1024, 1024, 1024, 10), 512)):
         looking = cost_of_looking(sizes, batch)
         console.print(

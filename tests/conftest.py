@@ -1,4 +1,4 @@
-"""What every test shares: compiled programs, a bound on memory, and switches that a test may ask for."""
+"""What every test shares: compiled programs, a bound on memory, switches that a test may ask for."""
 
 import ctypes
 import gc
@@ -16,7 +16,7 @@ MOST = 1536 * MIB  # what no test may leave behind
 
 
 def pytest_configure(config):
-    """Programs compiled once are kept on disk, for the other workers, the scripts and the next run."""
+    """Compiled programs are kept on disk: for the other workers, the scripts, and the next run."""
     folder = os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir(f"jax-{jax.__version__}"))
     )

@@ -73,11 +73,17 @@ def test_a_run_draws_its_gradient_flow(tmp_path):
     ],
 )
 def test_the_scripts_that_measure_run(script, options, says, tmp_path):
-    out = [] if "benchmark" in script else ["--out", tmp_path / "figure.png"]
-    done = run(script, *options, *out)
+    draws = "benchmark" not in script
+    done = run(script, *options, *(["--write", tmp_path] if draws else []))
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
-    assert not out or out[1].read_bytes().startswith(b"\x89PNG")
+    figure = (tmp_path / script).with_suffix(".png")
+    assert not draws or figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_nothing_that_git_tracks_is_written_unless_asked():
+    for script in SCRIPTS.glob("*.py"):
+        assert 'Path("docs' not in script.read_text(), script
 
 
 def test_flow_is_not_drawn_of_a_run_that_began_without_it(tmp_path):
