@@ -1,4 +1,4 @@
-"""What every test shares: compiled programs, a bound on memory, switches that a test may ask for."""
+"""What every test shares: compiled programs, bounded memory, switches that a test may ask for."""
 
 import ctypes
 import gc
