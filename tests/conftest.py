@@ -17,9 +17,8 @@ MOST = 1536 * MIB  # what no test may leave behind
 
 def pytest_configure(config):
     """Compiled programs are kept on disk: for the other workers, the scripts, and the next run."""
-    folder = os.environ.setdefault(
-        "JAX_COMPILATION_CACHE_DIR", str(config.cache.mkdir(f"jax-{jax.__version__}"))
-    )
+    kept = config.rootpath / ".pytest_cache" / f"jax-{jax.__version__}"
+    folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(kept))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
