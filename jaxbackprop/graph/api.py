@@ -1,65 +1,115 @@
 """`grad`, `value_and_grad` and `vjp` in the form of jax's own, by the reverse walk."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from jaxbackprop.graph.walk import backward, forward, is_real
+from jaxbackprop.graph.recording import run
+from jaxbackprop.graph.walk import backward, is_real
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Aux = TypeVar("Aux")
 
 
-def grad(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable:
+@overload
+def grad(
+    f: Callable[P, Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: Literal[False] = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+) -> Callable[P, Any]: ...
+@overload
+def grad(
+    f: Callable[P, tuple[Any, Aux]],
+    argnums: int | Sequence[int] = 0,
+    *,
+    has_aux: Literal[True],
+    holomorphic: bool = False,
+    allow_int: bool = False,
+) -> Callable[P, tuple[Any, Aux]]: ...
+@overload
+def grad(
+    f: Callable[P, Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+) -> Callable[P, Any]: ...
+def grad(
+    f: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+) -> Callable[..., Any]:
     """A function with f's arguments that returns the gradient of f by args[argnums].
 
     As jax.grad: f returns a real scalar, or (scalar, aux) with `has_aux`; the arguments are pytrees
-    of real arrays. Raises TypeError in jax's terms otherwise, and `UnsupportedPrimitive` where the
-    graph has an operation without a rule.
+    of real or complex arrays, of integers too with `allow_int` (their gradient is of dtype float0),
+    of complex ones only with `holomorphic`, where f returns a complex scalar. f runs once, on
+    values: outside of jit it may look at them. Raises TypeError in jax's terms otherwise, and
+    `UnsupportedPrimitive` where the graph has an operation without a rule.
     """
+    both: Callable = value_and_grad(f, argnums, has_aux, holomorphic, allow_int)
 
     def gradient(*args: Any, **kwargs: Any) -> Any:
-        value, gradients = value_and_grad(f, argnums, has_aux)(*args, **kwargs)
+        value, gradients = both(*args, **kwargs)
         return (gradients, value[1]) if has_aux else gradients
 
     return gradient
 
 
 def value_and_grad(
-    f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False
-) -> Callable:
+    f: Callable[P, T],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+) -> Callable[P, tuple[T, Any]]:
     """As `grad`, and the value besides: (value, gradient), or ((value, aux), gradient)."""
 
-    def value_and_gradient(*args: Any, **kwargs: Any) -> Any:
-        chosen = places(argnums, args)
-        primals = tuple(args[i] for i in chosen)
+    untyped: Callable = f
+
+    def value_and_gradient(*args: P.args, **kwargs: P.kwargs) -> tuple[T, Any]:
+        chosen = places(argnums, args, holomorphic, allow_int)
 
         def of_chosen(*primals):
             full = list(args)
             for i, primal in zip(chosen, primals, strict=True):
                 full[i] = primal
-            return f(*full, **kwargs)
+            return untyped(*full, **kwargs)
 
-        out, pullback = _vjp(of_chosen, primals)
-        if has_aux:
-            check_pair(out)
-        value = out[0] if has_aux else out
-        check_scalar(value)
-        seed = jnp.ones((), value.dtype)
-        cts = jax.tree.map(lambda leaf: None, out)
-        cts = (seed, cts[1]) if has_aux else seed
-        gradients = pullback(cts)
+        primals = tuple(args[i] for i in chosen)
+        value, pullback, aux = _vjp(of_chosen, primals, has_aux)
+        check_scalar(value, holomorphic)
+        gradients = pullback(jnp.ones_like(value))
+        out: Any = (value, aux) if has_aux else value
         return out, gradients[0] if isinstance(argnums, int) else gradients
 
     return value_and_gradient
 
 
-def vjp(f: Callable, *primals: Any) -> tuple[Any, Callable]:
+@overload
+def vjp(
+    f: Callable[..., T], *primals: Any, has_aux: Literal[False] = False
+) -> tuple[T, Callable[[T], tuple[Any, ...]]]: ...
+@overload
+def vjp(
+    f: Callable[..., tuple[T, Aux]], *primals: Any, has_aux: Literal[True]
+) -> tuple[T, Callable[[T], tuple[Any, ...]], Aux]: ...
+def vjp(f: Callable, *primals: Any, has_aux: bool = False) -> Any:
     """(f(*primals), pullback): the pullback takes a cotangent of the form of the output and returns
     a tuple of cotangents, one a primal. Integer leaves of the primals get float0 zeros, as in jax.
 
-    Raises TypeError where a cotangent's structure, shape or dtype is not the output's.
+    With `has_aux` f returns (output, aux), and aux is a third result. Raises TypeError where a
+    cotangent's structure, shape or dtype is not the output's.
     """
-    out, pullback = _vjp(f, primals)
+    out, pullback, aux = _vjp(f, primals, has_aux)
 
     def checked(ct: Any) -> tuple:
         if jax.tree.structure(ct) != jax.tree.structure(out):
@@ -79,41 +129,58 @@ def vjp(f: Callable, *primals: Any) -> tuple[Any, Callable]:
                 )
         return pullback(ct)
 
-    return out, checked
+    return (out, checked, aux) if has_aux else (out, checked)
 
 
-def _vjp(f: Callable, primals: tuple) -> tuple[Any, Callable]:
+def _vjp(f: Callable, primals: tuple, has_aux: bool = False) -> tuple[Any, Callable, Any]:
+    """(output, pullback, aux). Of the aux nothing is differentiated."""
     leaves, tree = jax.tree.flatten(primals)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
-    closed, shape = jax.make_jaxpr(
-        lambda *leaves: f(*jax.tree.unflatten(tree, leaves)), return_shape=True
-    )(*leaves)
-    tape = forward(closed.jaxpr, closed.consts, leaves, [True] * len(leaves))
-    out_tree = jax.tree.structure(shape)
+
+    def of_leaves(*leaves):
+        out = f(*jax.tree.unflatten(tree, leaves))
+        if has_aux:
+            check_pair(out)
+        main, aux = out if has_aux else (out, None)
+        return main, aux
+
+    main, aux, tape = run(of_leaves, leaves)
+    out_tree = jax.tree.structure(main)
 
     def pullback(ct: Any) -> tuple:
-        cts = out_tree.flatten_up_to(ct)
         cts = [
-            ct if ct is not None and active else None
-            for ct, active in zip(cts, tape.active_outputs, strict=True)
+            ct if active else None
+            for ct, active in zip(out_tree.flatten_up_to(ct), tape.active_outputs, strict=True)
         ]
+        found = backward(tape, cts)
         return jax.tree.unflatten(
-            tree,
-            [_gradient(leaf, ct) for leaf, ct in zip(leaves, backward(tape, cts), strict=True)],
+            tree, [_gradient(leaf, ct) for leaf, ct in zip(leaves, found, strict=True)]
         )
 
-    return jax.tree.unflatten(out_tree, tape.outputs), pullback
+    return main, pullback, aux
 
 
 def _gradient(leaf: jax.Array, ct: Any) -> Any:
-    """A leaf that nothing depends on has the gradient zero; an integer one has none (float0)."""
+    """The gradient by a leaf is weakly typed as the leaf is. Where nothing depends on it, it is
+    zero; by an integer there is none (float0)."""
     if not is_real(leaf):
         return jnp.zeros(leaf.shape, jax.dtypes.float0)
-    return jnp.zeros_like(leaf) if ct is None else ct
+    if ct is None:
+        return jnp.zeros_like(leaf)
+    weak = jax.typeof(leaf).weak_type
+    if ct.dtype != leaf.dtype or jax.typeof(ct).weak_type == weak:
+        return ct
+    kind = {"new_dtype": ct.dtype, "weak_type": weak, "sharding": None}
+    return lax.convert_element_type_p.bind(ct, **kind)  # convert_element_type makes nothing weak
 
 
-def places(argnums: int | Sequence[int], args: Sequence) -> tuple[int, ...]:
-    """The places in args to differentiate by; TypeError unless real arrays stand there."""
+def places(
+    argnums: int | Sequence[int],
+    args: Sequence,
+    holomorphic: bool = False,
+    allow_int: bool = False,
+) -> tuple[int, ...]:
+    """The places in args to differentiate by; TypeError unless what stands there can be."""
     chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
     for i in chosen:
         if not -len(args) <= i < len(args):
@@ -121,12 +188,38 @@ def places(argnums: int | Sequence[int], args: Sequence) -> tuple[int, ...]:
             raise TypeError(f"{argnums=} asks for argument {i}, but the call has {given}")
         for path, leaf in jax.tree_util.tree_leaves_with_path(args[i]):
             kind = _kind(leaf)
-            if isinstance(kind, str) or not jnp.issubdtype(kind, jnp.floating):
+            name = f"argument {i}{jax.tree_util.keystr(path)}"
+            if holomorphic and not jnp.issubdtype(kind, jnp.complexfloating):
+                raise TypeError(f"holomorphic=True requires complex inputs, but {name} is {kind}")
+            wrong = isinstance(kind, str) or not jnp.issubdtype(kind, jnp.inexact)
+            if wrong and not (allow_int and _is_integer(kind)):
                 raise TypeError(
-                    f"grad requires real inputs (of a floating dtype), but "
-                    f"argument {i}{jax.tree_util.keystr(path)} is {kind}"
+                    "grad requires real or complex inputs (of an inexact dtype), but "
+                    f"{name} is {kind}{_remedy(args[i], kind)}"
                 )
     return chosen
+
+
+def _is_integer(kind: Any) -> bool:
+    return not isinstance(kind, str) and (
+        jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.bool_)
+    )
+
+
+def _remedy(argument: Any, kind: Any) -> str:
+    """What a person with such an argument does."""
+    roots = {cls.__module__.partition(".")[0] for cls in type(argument).__mro__}
+    if "equinox" in roots:
+        return (
+            ": split the module by equinox.partition(module, equinox.is_inexact_array), "
+            "differentiate by the first part, and equinox.combine them inside the function"
+        )
+    if "flax" in roots:
+        return (
+            ": split the model by graph, params, rest = nnx.split(model, nnx.Param, ...), "
+            "differentiate by params, and nnx.merge them inside the function"
+        )
+    return "; pass allow_int=True for a gradient of dtype float0 there" if _is_integer(kind) else ""
 
 
 def _kind(leaf: Any) -> Any:
@@ -143,13 +236,20 @@ def check_pair(out: Any) -> None:
         )
 
 
-def check_scalar(value: Any) -> None:
+def check_scalar(value: Any, holomorphic: bool = False) -> None:
+    if value is None:
+        raise TypeError(
+            "gradient only defined for scalar-output functions, but the function returned None: "
+            "has it a return statement?"
+        )
     if not jax.tree_util.treedef_is_leaf(jax.tree.structure(value)) or jnp.ndim(value) != 0:
         raise TypeError(
             f"gradient only defined for scalar-output functions, "
             f"got the output shape {jax.tree.map(jnp.shape, value)}"
         )
-    if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-        raise TypeError(
-            f"gradient only defined for real outputs, the output is {jnp.result_type(value)}"
-        )
+    kind = jnp.result_type(value)
+    if holomorphic and not jnp.issubdtype(kind, jnp.complexfloating):
+        raise TypeError(f"holomorphic=True requires a complex output, the output is {kind}")
+    if not holomorphic and not jnp.issubdtype(kind, jnp.floating):
+        hint = ": holomorphic=True is for those of complex functions" if kind.kind == "c" else ""
+        raise TypeError(f"gradient only defined for real outputs, the output is {kind}{hint}")

@@ -3,8 +3,7 @@
 What such a function says of its gradient is used as it is; its body is not walked.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import jax
@@ -12,21 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from jaxbackprop.graph.halves import ON_TANGENTS, open_jaxpr, through
+from jaxbackprop.graph.halves import ON_TANGENTS, on_tangents, open_jaxpr, through
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.structure import recorder
 from jaxbackprop.graph.walk import forward, is_real, zeros
 
 ARRAYS = get_args(jax.typing.ArrayLike)
-
-
-@contextlib.contextmanager
-def _on_tangents() -> Iterator[None]:
-    token = ON_TANGENTS.set(True)
-    try:
-        yield
-    finally:
-        ON_TANGENTS.reset(token)
 
 
 @recorder("custom_jvp_call")
@@ -44,13 +34,13 @@ def custom_jvp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
     jaxpr, consts, zero, out_zeros = jvp_graph(equation, flags)
     tangents = [no_tangent(x) for x, z in zip(primals, zero, strict=True) if not z]
     wanted = [a for a, z in zip(flags, zero, strict=True) if not z]
-    with _on_tangents():
+    with on_tangents(True):
         tape = forward(jaxpr, consts, [*primals, *tangents], [False] * len(primals) + wanted)
     outputs = tape.outputs[: len(out_zeros)]
 
     def pull(cts):
         linear = [ct for ct, z in zip(cts, out_zeros, strict=True) if not z]
-        with _on_tangents():
+        with on_tangents(True):
             found = iter(through(tape)[1]([None] * len(out_zeros) + linear)[len(primals) :])
         return [None] * count + [None if z else next(found) for z in zero]
 

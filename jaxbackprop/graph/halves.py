@@ -5,8 +5,9 @@ half back; the rest is the half ahead. The values that cross from one to the oth
 *residuals*: what a loop stores of each step, what a checkpoint saves.
 """
 
+import contextlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -17,8 +18,17 @@ from jax.extend.core import Literal
 
 from jaxbackprop.graph.walk import Tape, backward, evaluate, forward, is_flat, is_real
 
-# Is a rule of custom_jvp being walked, from its tangents on? (`custom` sets it.)
+# Is a rule of custom_jvp being walked, from its tangents on? (`custom` and `recording` set it.)
 ON_TANGENTS = ContextVar("on tangents", default=False)
+
+
+@contextlib.contextmanager
+def on_tangents(is_so: bool) -> Iterator[None]:
+    token = ON_TANGENTS.set(is_so)
+    try:
+        yield
+    finally:
+        ON_TANGENTS.reset(token)
 
 
 class Halves(NamedTuple):

@@ -31,13 +31,28 @@ class Node(NamedTuple):
     pull: Callable[[list], list]
 
 
+class Ends(NamedTuple):
+    """The variables that a graph starts from and ends in."""
+
+    invars: Sequence
+    outvars: Sequence
+
+
 class Tape(NamedTuple):
     """A forward pass: its nodes in order, and the values it returned."""
 
-    jaxpr: Any
+    jaxpr: Any  # or its ends: no more is asked of it
     nodes: list[Node]
     outputs: list
     active_outputs: list[bool]
+
+
+def add(a: Any, b: Any) -> Any:
+    """Their sum, in the wider dtype: a rule of one's own may return another than its input's."""
+    if getattr(a, "dtype", b) != getattr(b, "dtype", a):
+        dtype = jnp.promote_types(a.dtype, b.dtype)
+        a, b = a.astype(dtype), b.astype(dtype)
+    return a + b
 
 
 class Cotangents:
@@ -49,7 +64,7 @@ class Cotangents:
     def write(self, variable: Any, ct: Any) -> None:
         if ct is not None and not isinstance(variable, Literal):
             held = self.by_variable.get(variable)
-            self.by_variable[variable] = ct if held is None else held + ct
+            self.by_variable[variable] = ct if held is None else add(held, ct)
 
     def read(self, variable: Any) -> Any:
         return self.by_variable.pop(variable, None)
@@ -62,8 +77,10 @@ STRUCTURE: dict[str, Recorder] = {}
 
 def forward(jaxpr: Any, consts: Sequence, args: Sequence, active: Sequence[bool]) -> Tape:
     """Evaluate the jaxpr at args and tape what depends on the active ones."""
-    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
-    wanted = {v for v, a in zip(jaxpr.invars, active, strict=True) if a and is_real(v.aval)}
+    variables = [*jaxpr.constvars, *jaxpr.invars]
+    values = dict(zip(variables, (*consts, *args), strict=True))
+    invars = variables[len(consts) :]
+    wanted = {v for v, a in zip(invars, active, strict=True) if a and is_real(v.aval)}
 
     def read(v):
         return v.val if isinstance(v, Literal) else values[v]
@@ -83,7 +100,7 @@ def forward(jaxpr: Any, consts: Sequence, args: Sequence, active: Sequence[bool]
             outputs = evaluate(equation, inputs)
         values.update(zip(equation.outvars, outputs, strict=True))
     outputs = [read(v) for v in jaxpr.outvars]
-    return Tape(jaxpr, nodes, outputs, [depends(v) for v in jaxpr.outvars])
+    return Tape(Ends(invars, jaxpr.outvars), nodes, outputs, [depends(v) for v in jaxpr.outvars])
 
 
 def backward(tape: Tape, cts: Sequence, observe: Callable | None = None) -> list:
@@ -172,7 +189,9 @@ def is_flat(equation: Any) -> bool:
     but what writes to a mutable array is no such effect."""
     if any(hasattr(v.aval, "inner_aval") for v in equation.invars):
         return False
-    return equation.primitive.name in FLAT or not any(is_real(v.aval) for v in equation.outvars)
+    name, outvars = equation.primitive.name, equation.outvars
+    discrete = all(hasattr(v.aval, "dtype") and not is_real(v.aval) for v in outvars)
+    return name in FLAT or (name not in STRUCTURE and discrete)
 
 
 def zeros(aval: Any) -> Any:
