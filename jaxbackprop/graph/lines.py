@@ -37,6 +37,56 @@ class Line(NamedTuple):
         return not (generated or packaged or self.file.startswith(LIBRARIES))
 
 
+class Expression(NamedTuple):
+    """The part of the user's code that an operation is computed by, to the column.
+
+    Lines count from 1, columns from 0, in bytes of UTF-8, as Python's own positions do.
+    """
+
+    file: str
+    first: int
+    start: int
+    last: int
+    end: int
+
+    @property
+    def text(self) -> str:
+        lines = [line.encode() for line in self._lines()]
+        lines[-1] = lines[-1][: self.end]
+        lines[0] = lines[0][self.start :]
+        return b"".join(lines).decode()
+
+    def replaced(self, text: str) -> str:
+        """The lines that it stands on, with this text in its place."""
+        lines = [line.encode() for line in self._lines()]
+        before, after = lines[0][: self.start], lines[-1][self.end :]
+        return (before + text.encode() + after).decode().rstrip()
+
+    def _lines(self) -> list[str]:
+        return [linecache.getline(self.file, n) for n in range(self.first, self.last + 1)]
+
+
+def expression(equations: Sequence[Any]) -> Expression | None:
+    """The innermost expression of the user's code that nested equations come from, given from the
+    outermost to the innermost; None where Python or jax does not say."""
+    for equation in reversed(equations):
+        traceback = equation.source_info.traceback
+        locate = getattr(type(traceback), "code_addr2location", None)
+        if traceback is None or locate is None:
+            continue
+        for code, instruction in zip(*traceback.raw_frames(), strict=True):
+            if Line(code.co_filename, 0, code.co_name).is_users and _is_model(code.co_filename):
+                first, start, last, end = locate(code, instruction)
+                known = last >= first > 0 and linecache.getline(code.co_filename, last)
+                return Expression(code.co_filename, first, start, last, end) if known else None
+    return None
+
+
+def _is_model(file: str) -> bool:
+    """Not of jax or of this folder, wherever they are installed."""
+    return not any(folder in file for folder in (f"{os.sep}jax{os.sep}_src{os.sep}", HERE))
+
+
 def stack(equations: Sequence[Any]) -> tuple[Line, ...]:
     """The frames of nested equations, innermost first, JAX's own left out.
 
@@ -50,8 +100,7 @@ def stack(equations: Sequence[Any]) -> tuple[Line, ...]:
             Line(frame.file_name, frame.line_num, frame.function_name)
             for frame in (traceback.frames if traceback else ())
         ]
-    own = f"{os.sep}jax{os.sep}_src{os.sep}", HERE
-    return tuple(line for line in found if not any(folder in line.file for folder in own))
+    return tuple(line for line in found if _is_model(line.file))
 
 
 def innermost(lines: Sequence[Line]) -> Line | None:

@@ -15,8 +15,9 @@ import numpy as np
 
 from jaxbackprop.graph.inspection import report
 from jaxbackprop.graph.inspection.local import entry_by_entry, local_gradients
+from jaxbackprop.graph.inspection.repairs import Repair, repair
 from jaxbackprop.graph.inspection.unfold import Graph, Step, Unknown, Value, origin_of
-from jaxbackprop.graph.lines import Line, innermost, stack
+from jaxbackprop.graph.lines import Line, expression, innermost, stack
 
 Mask = np.ndarray | np.bool_
 
@@ -29,7 +30,8 @@ class Origin:
     what it sends back to `operand` is not. `operands`, `local_gradient` and `gradient`, the one
     that arrives from above, are the numbers at the `entry` where the operation goes entry by entry,
     and whole arrays elsewhere. Numbers that were given have the direction "given", and no line.
-    `reaches` names the results that are not finite because of it.
+    `reaches` names the results that are not finite because of it. `repair` is what to write
+    instead, where that is known.
     """
 
     direction: str
@@ -44,6 +46,7 @@ class Origin:
     gradient: np.ndarray | None
     result: np.ndarray
     reaches: tuple[str, ...]
+    repair: Repair | None = None
 
     def __repr__(self) -> str:
         return report.origin(self)
@@ -212,7 +215,21 @@ def _origin(event: Event, reaches: tuple[str, ...]) -> Origin:
         None if ct is None else _at(ct, at),
         _at(result, entry),
         reaches,
+        _repair(step, at),
     )
+
+
+def _repair(step: Step, at: tuple[int, ...] | None) -> Repair | None:
+    """A repair of the operation on whole arrays; else of this entry, if others have another ill."""
+    operation = step.equation.primitive.name
+    power = [step.equation.params["y"]] if operation == "integer_pow" else []
+    where = expression(step.place.equations)
+    arrays = [v.array for v in step.invars]
+    moving = [*(v.active for v in step.invars), *(False for _ in power)]
+    whole = repair(operation, [*arrays, *power], where, moving)
+    if whole is not None or at is None:
+        return whole
+    return repair(operation, [*(_at(array, at) for array in arrays), *power], where, moving)
 
 
 def _of(outputs: Sequence[Value], where: Mask) -> Value:

@@ -222,16 +222,22 @@ def origin(found: Any) -> str:
     for i, operand in enumerate(found.operands):
         name = "operand" if len(found.operands) == 1 else f"operand {i}"
         mark = "  ← its gradient" if found.operand == i and len(found.operands) > 1 else ""
-        lines.append(f"  {name:<15} {_array(operand)}{mark}")
+        lines.append(f"  {name:<15} {_in_full(operand)}{mark}")
     if found.direction == "backward":
         if found.local_gradient is not None:
-            lines.append(f"  local gradient  {_array(found.local_gradient)}")
-        lines.append(f"  from above      {_array(found.gradient)}")
-        lines.append(f"  sent back       {_array(found.result)}")
+            lines.append(f"  local gradient  {_in_full(found.local_gradient)}")
+        lines.append(f"  from above      {_in_full(found.gradient)}")
+        lines.append(f"  sent back       {_in_full(found.result)}")
     elif found.direction == "forward":
-        lines.append(f"  value           {_array(found.result)}")
-    reaches = ", ".join(found.reaches) or "nothing: the result and its gradients are finite"
-    return "\n".join([*lines, f"  reaches         {reaches}"])
+        lines.append(f"  value           {_in_full(found.result)}")
+    lines.append(f"  reaches         {', '.join(found.reaches)}")
+    if found.repair is not None:
+        operands = "x" if len(found.operands) == 1 else "x, y"
+        of = "" if found.repair.own else f" of {found.operation}({operands})"
+        lines.append(f"  write instead{of}")
+        lines += [f"    {line}" for line in found.repair.text.splitlines()]
+        lines.append(f"  for             {found.repair.because}")
+    return "\n".join(lines)
 
 
 def _short(text: str, width: int) -> str:
@@ -257,3 +263,20 @@ def _array(array: np.ndarray) -> str:
     with np.errstate(all="ignore"):
         low, high = array.min(), array.max()
     return f"{array.dtype}{list(array.shape)} from {number(low)} to {number(high)}"
+
+
+def _in_full(array: Any) -> str:
+    """Every digit of a number, since the last one may be what does it; of many, the extremes."""
+    array = np.asarray(array)
+    if array.size == 1:
+        return str(array.reshape(())[()])
+    if array.size <= 6:
+        return np.array2string(array, floatmode="unique").replace("\n", "")
+    real = array.astype(np.float64)
+    finite = array[np.isfinite(real)]
+    text = f"{array.dtype}{list(array.shape)}"
+    if finite.size:
+        text += f" from {finite.min()} to {finite.max()}"
+    if finite.size < array.size:
+        text += f", {np.isnan(real).sum()} NaN, {np.isinf(real).sum()} Inf"
+    return text
