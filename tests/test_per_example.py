@@ -1,4 +1,4 @@
-"""Per-example quantities against jax.vmap of jax.grad, one gradient an example."""
+"""Per-example quantities of networks and of functions, against jax.vmap of jax.grad."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,8 @@ import pytest
 from gates import as_float64, g1, g4
 
 from jaxbackprop import Network, init, loss, per_example
+from jaxbackprop.graph import unformed
+from jaxbackprop.per_example import quantities
 
 SIZES = [(5, 7, 3), (4, 3), (6, 5, 4, 3), (5, *[6] * 19, 3)]  # the last one has a stack
 CASES = [("softmax", "cross_entropy", "tanh", sizes) for sizes in SIZES]
@@ -34,6 +36,15 @@ def by_autodiff(network, params, x, y):
     return jax.vmap(one, in_axes=1)(x, y)
 
 
+def asked(quantity, *options):
+    """The quantity of a network as a function of (network, params, x, y), compiled."""
+
+    def of(network, params, x, y):
+        return jax.jit(quantity(network, *options))(params, (x, y))
+
+    return of
+
+
 def norms_of(gradients):
     squares = [np.sum(g.reshape(len(g), -1) ** 2, 1) for g in as_float64(gradients)]
     return np.sqrt(sum(squares))
@@ -47,10 +58,10 @@ def reduced(f, gradients):
 def test_gradients_and_norms_are_those_of_one_gradient_an_example(case):
     network, *arguments = problem(*case)
     reference = by_autodiff(network, *arguments)
-    ours = jax.jit(per_example.gradients)(network, *arguments)
+    ours = asked(per_example.gradients)(network, *arguments)
     assert g4(ours, reference)
     assert g1(ours, reference, network.depth)
-    norms = jax.jit(per_example.gradient_norms)(network, *arguments)
+    norms = asked(per_example.gradient_norms)(network, *arguments)
     assert g1(norms, norms_of(reference), network.depth, norms.dtype)
 
 
@@ -58,8 +69,7 @@ def right(network, *arguments):
     """Which moments and clipped means are those of one gradient an example."""
     reference = by_autodiff(network, *arguments)
     square, spread = (
-        jax.jit(lambda *args, f=f: f(network, *args))(*arguments)
-        for f in (per_example.second_moment, per_example.variance)
+        asked(f)(network, *arguments) for f in (per_example.second_moment, per_example.variance)
     )
     moment = reduced(lambda g: np.mean(g**2, 0), reference)
     gap = as_float64(spread), as_float64(reduced(lambda g: np.var(g, 0), reference))
@@ -68,7 +78,7 @@ def right(network, *arguments):
     limit = float(np.median(norms))
     share = np.minimum(1, limit / norms)
     assert 0 < np.mean(share < 1) < 1
-    clipped = jax.jit(lambda *args: per_example.clipped_mean(network, *args, limit))(*arguments)
+    clipped = asked(per_example.clipped_mean, limit)(network, *arguments)
     expected = reduced(lambda g: np.tensordot(share, g, 1) / len(share), reference)
     return {
         "second_moment": g1(square, moment, network.depth, "float32"),
@@ -86,28 +96,52 @@ def test_moments_and_clipped_means_are_those_of_one_gradient_an_example(case):
 
 
 FAULTS = {
-    "a sum for the mean": ("_mean", lambda mean: lambda delta, a: scaled(mean(delta, a), 9)),
-    "δ of the mean cost": ("_columns", lambda columns: lambda *a: scaled(columns(*a), 1 / 9)),
-    "inputs with 1 added": ("_mean", lambda mean: lambda delta, a: mean(delta, 1 + a)),
+    "a sum for the mean": (
+        quantities,
+        "_means",
+        lambda _: lambda sums, params, m: sums_of(params, sums),
+    ),
+    "δ of the mean cost": (
+        quantities,
+        "outer_products",
+        lambda products: lambda *a: [times(leaf, 1 / 9) for leaf in products(*a)],
+    ),
+    "inputs with 1 added": (
+        quantities,
+        "outer_products",
+        lambda products: lambda *a: [one_added(leaf) for leaf in products(*a)],
+    ),
 }
 
 
-def scaled(tree, factor):
-    return jax.tree.map(lambda leaf: factor * leaf, tree)
+def sums_of(params, sums):
+    return jax.tree.unflatten(jax.tree.structure(params), sums)
+
+
+def times(leaf, factor):
+    terms = [term._replace(ct=factor * term.ct) for term in leaf.terms]
+    return leaf._replace(terms=terms, dense=None if leaf.dense is None else factor * leaf.dense)
+
+
+def one_added(leaf):
+    return leaf._replace(terms=[term._replace(kept=term.kept + 1) for term in leaf.terms])
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_wrong_moments_variances_and_clipped_means_are_rejected(fault, monkeypatch):
-    name, wrong = FAULTS[fault]
-    monkeypatch.setattr(per_example, name, wrong(getattr(per_example, name)))
+    module, name, wrong = FAULTS[fault]
+    monkeypatch.setattr(module, name, wrong(getattr(module, name)))
     assert not any(right(*problem(*CASES[0])).values())
 
 
 def test_a_clip_by_norms_without_the_biases_is_rejected(monkeypatch):
-    def without(delta, a):
-        return jnp.sum(delta**2, -2) * jnp.sum(a**2, -2)
+    def without(leaves):
+        squares = list(map(unformed.squared_norms, leaves))
+        return [
+            0 * s if leaf.dense is not None else s for s, leaf in zip(squares, leaves, strict=True)
+        ]
 
-    monkeypatch.setattr(per_example, "_squared_norms", without)
+    monkeypatch.setattr(quantities, "_squares", without)
     found = right(*problem(*CASES[0]))
     assert found == {"second_moment": True, "variance": True, "clipped_mean": False}
 
@@ -116,8 +150,8 @@ def test_a_clip_by_norms_without_the_biases_is_rejected(monkeypatch):
 def test_every_dtype_agrees(dtype, x64):
     network, *arguments = problem("softmax", "cross_entropy", "tanh", (5, 7, 3), dtype=dtype)
     reference = by_autodiff(network, *arguments)
-    assert g1(per_example.gradients(network, *arguments), reference, network.depth)
-    norms = per_example.gradient_norms(network, *arguments)
+    assert g1(asked(per_example.gradients)(network, *arguments), reference, network.depth)
+    norms = asked(per_example.gradient_norms)(network, *arguments)
     assert norms.dtype == dtype
     assert g1(norms, norms_of(reference), network.depth, dtype)
 
@@ -125,17 +159,17 @@ def test_every_dtype_agrees(dtype, x64):
 def test_a_clip_above_every_norm_leaves_the_gradient():
     network, *arguments = problem("softmax", "cross_entropy", "tanh", (5, 7, 3))
     reference = jax.grad(loss, argnums=1)(network, *arguments)
-    assert g1(per_example.clipped_mean(network, *arguments, 1e6), reference, network.depth)
+    assert g1(asked(per_example.clipped_mean, 1e6)(network, *arguments), reference, network.depth)
 
 
 def test_the_clipped_mean_is_never_longer_than_the_limit_and_zero_gradients_stay_zero():
     network, params, x, y = problem("identity", "squared_error", "tanh", (5, 7, 3))
     y = network.sigma(2).value(jnp.zeros_like(y))
     params = jax.tree.map(jnp.zeros_like, params)  # the output is 0, and so is every error
-    clipped = per_example.clipped_mean(network, params, x, y, 0.1)
+    clipped = per_example.clipped_mean(network, 0.1)(params, (x, y))
     assert all(np.array_equal(leaf, np.zeros_like(leaf)) for leaf in jax.tree.leaves(clipped))
     network, *arguments = problem("softmax", "cross_entropy", "tanh", (5, 7, 3))
-    clipped = per_example.clipped_mean(network, *arguments, 1e-3)
+    clipped = asked(per_example.clipped_mean, 1e-3)(network, *arguments)
     assert float(norms_of(jax.tree.map(lambda v: v[None], clipped))[0]) <= 1e-3 * (1 + 1e-6)
 
 
@@ -147,7 +181,7 @@ def test_the_noise_scale_is_unbiased_noise_over_unbiased_signal(x64):
     )
     noise = np.trace(np.cov(flat, rowvar=False))
     signal = np.sum(flat.mean(0) ** 2) - noise / 50
-    found = per_example.gradient_noise_scale(network, *arguments)
+    found = asked(per_example.gradient_noise_scale)(network, *arguments)
     np.testing.assert_allclose(found, (noise / signal, noise, signal), rtol=1e-10)
     biased = noise * 49 / 50, np.sum(flat.mean(0) ** 2)
     assert all(abs(b - f) > 1e-3 * f for b, f in zip(biased, found[1:], strict=True))
@@ -159,18 +193,23 @@ def test_squares_beyond_float16_neither_overflow_nor_clip_everything():
     reference = by_autodiff(network, *jax.tree.map(lambda v: v.astype("float32"), (params, x, y)))
     norms = norms_of(reference)
     assert norms.max() ** 2 > 65504
-    np.testing.assert_allclose(per_example.gradient_norms(network, params, x, y), norms, rtol=0.02)
-    clipped = per_example.clipped_mean(network, params, x, y, 1.0)
+    np.testing.assert_allclose(
+        per_example.gradient_norms(network)(params, (x, y)), norms, rtol=0.02
+    )
+    clipped = per_example.clipped_mean(network, 1.0)(params, (x, y))
     assert 0.1 < norms_of(jax.tree.map(lambda v: v[None], clipped))[0] <= 1.01
 
 
 def wrong_by_m(network, params, x, y):
-    return per_example.gradient_norms(network, params, x, y) / x.shape[1]
+    return per_example.gradient_norms(network)(params, (x, y)) / x.shape[1]
 
 
 def without_biases(network, params, x, y):
     return jnp.sqrt(
-        sum(jnp.sum(layer.W**2, (-2, -1)) for layer in per_example.gradients(network, params, x, y))
+        sum(
+            jnp.sum(layer.W**2, (-2, -1))
+            for layer in per_example.gradients(network)(params, (x, y))
+        )
     )
 
 
@@ -189,16 +228,121 @@ def test_wrong_norms_are_rejected(wrong):
 def test_norms_need_no_weight_gradient():
     """4 products for 2 layers less BP3's two and BP2's lowest: 2 forward, 1 back."""
     network, *arguments = problem("softmax", "cross_entropy", "tanh", (5, 7, 3))
-    lowered = jax.jit(per_example.gradient_norms).lower(network, *arguments)
+    params, x, y = arguments
+    lowered = jax.jit(per_example.gradient_norms(network)).lower(params, (x, y))
     assert lowered.compile().as_text().count(" dot(") == 3
 
 
+def mlp(params, example):
+    """The cost of one example, as the text's network has it."""
+    x, y = example
+    for l, (W, b) in enumerate(params):
+        z = W @ x + b[:, 0]
+        x = jnp.tanh(z) if l < len(params) - 1 else z
+    return -jnp.sum(y * jax.nn.log_softmax(x))
+
+
+def functional(m=6, dtype="float32"):
+    """(function of one example, params, batch), and the same as a network."""
+    network, params, x, y = problem("softmax", "cross_entropy", "tanh", (5, 7, 3), m, dtype)
+    return mlp, params, (x.T, y.T), network
+
+
+QUANTITIES = {
+    "norms": per_example.gradient_norms,
+    "squared norms": per_example.squared_norms,
+    "gradients": per_example.gradients,
+    "clipped": lambda f, **options: per_example.clipped_mean(f, 0.5, **options),
+    "by leaf": lambda f, **options: per_example.clipped_mean(f, (0.3, 0.4), **options),
+    "counted": lambda f, **options: per_example.clipped_mean(f, 0.5, counts=True, **options),
+    "weighted": lambda f, **options: per_example.weighted_mean(f, jnp.arange(6.0), **options),
+    "second moment": per_example.second_moment,
+    "variance": per_example.variance,
+    "noise scale": per_example.gradient_noise_scale,
+}
+
+
+@pytest.mark.parametrize("quantity", QUANTITIES)
+def test_a_network_and_its_function_say_the_same_at_once_and_in_microbatches(quantity, x64):
+    f, params, batch, network = functional(dtype="float64")
+    ask = QUANTITIES[quantity]
+    columns = [v.T for v in batch]
+    wanted = jax.tree.leaves(ask(network)(params, tuple(columns)))
+    answers = [jax.jit(ask(f, microbatch=size))(params, batch) for size in (None, 1, 4)]
+    answers.append(ask(network, microbatch=4)(params, tuple(columns)))
+    for found in map(jax.tree.leaves, answers):
+        for ours, theirs in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-14)
+
+
+def test_a_tree_of_bounds_clips_each_part_by_its_own_norm(x64):
+    f, params, batch, _ = functional(dtype="float64")
+    gradients = jax.vmap(jax.grad(f), (None, 0))(params, batch)
+    bounds = (0.2, params[1]._replace(W=0.1, b=jnp.asarray(0.3)))
+    found = per_example.clipped_mean(f, bounds)(params, batch)
+
+    def clipped(bound, *leaves):
+        norm = np.sqrt(sum(np.sum(np.reshape(g, (6, -1)) ** 2, 1) for g in leaves))
+        return [np.tensordot(np.minimum(1, bound / norm), g, 1) / 6 for g in leaves]
+
+    wanted = [*clipped(0.2, *gradients[0])]
+    wanted += [*clipped(0.1, gradients[1].W), *clipped(0.3, gradients[1].b)]
+    for ours, theirs in zip(jax.tree.leaves(found), wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+
+
+def test_a_bad_example_is_left_out_of_a_clipped_mean_and_counted(x64):
+    f, params, (x, y), _ = functional(dtype="float64")
+    bad = x.at[2, 0].set(jnp.nan), y
+    keep = jnp.arange(6) != 2
+    found = per_example.clipped_mean(f, 0.5, counts=True)(params, bad)
+    wanted = per_example.clipped_mean(f, 0.5)(params, (x[keep], y[keep]))
+    for ours, theirs in zip(jax.tree.leaves(found.mean), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(ours, theirs * 5 / 6, rtol=1e-12)
+    assert int(found.bad) == 1
+    norms = per_example.gradient_norms(f)(params, bad)
+    assert np.flatnonzero(~np.isfinite(norms)).tolist() == [2]
+    assert int(found.clipped) == int(jnp.sum(norms > 0.5))
+    weighted = per_example.weighted_mean(f, keep.astype(float))(params, bad)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(weighted))
+
+
 def test_bad_input_is_named():
-    network, *arguments = problem("softmax", "cross_entropy", "tanh", (5, 7, 3))
-    with pytest.raises(ValueError, match="max_norm is 0"):
-        per_example.clipped_mean(network, *arguments, 0.0)
-    params, x, y = arguments
-    with pytest.raises(ValueError, match="at least two examples"):
-        per_example.gradient_noise_scale(network, params, x[:, :1], y[:, :1])
-    with pytest.raises(ValueError, match="y has shape"):
-        per_example.gradient_norms(network, params, x, y[:1])
+    f, params, (x, y), network = functional()
+
+    def refuses(says, question, *arguments, error=ValueError):
+        with pytest.raises(error, match=says):
+            question(*arguments)
+
+    norms = per_example.gradient_norms
+    refuses("differ in their number of examples", norms(f), params, (x, y[:2]))
+    refuses("differ in their number of examples", norms(network), params, (x.T, y[:2].T))
+    refuses("an axis of examples", norms(f), params, (x, 1.0))
+    refuses("no arrays", norms(f), params, ())
+    refuses("0 examples", norms(f), params, (x[:0], y[:0]))
+    refuses(r"the batch of a network is \(x, y\)", norms(network), params, x.T)
+    refuses("y has shape", norms(network), params, (x.T, y.T[:1]))
+    refuses("scalar-output", norms(lambda p, e: e[0] @ p[0].W.T), params, (x, y), error=TypeError)
+    refuses("real inputs", norms(f), jax.tree.map(lambda p: p > 0, params), (x, y), error=TypeError)
+    refuses("at least two", per_example.gradient_noise_scale(f), params, (x[:1], y[:1]))
+    refuses("one weight for each", per_example.weighted_mean(f, jnp.ones(3)), params, (x, y))
+    refuses("microbatch is 0", norms(f, microbatch=0), params, (x, y))
+    for bound in (0.0, -1.0, float("nan"), jnp.zeros(()), np.float32(-1), "1", None, 1j):
+        refuses("max_norm", per_example.clipped_mean(f, bound), params, (x, y))
+    refuses(r"one number", per_example.clipped_mean(f, jnp.ones(2)), params, (x, y))
+    refuses(r"no prefix", per_example.clipped_mean(f, (1.0, 1.0, 1.0)), params, (x, y))
+    refuses(r"max_norm\[1\] is -2", per_example.clipped_mean(f, (1.0, -2)), params, (x, y))
+
+
+def test_a_traced_bound_that_is_not_positive_gives_nan():
+    f, params, batch, _ = functional()
+    clip = jax.jit(lambda bound: per_example.clipped_mean(f, bound)(params, batch))
+    for bound in (0.0, -1.0, np.nan):
+        assert all(np.all(np.isnan(leaf)) for leaf in jax.tree.leaves(clip(bound)))
+
+
+def test_one_example_has_no_variance():
+    f, params, (x, y), _ = functional()
+    assert not any(
+        np.any(v) for v in jax.tree.leaves(per_example.variance(f)(params, (x[:1], y[:1])))
+    )
