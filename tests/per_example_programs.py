@@ -450,7 +450,9 @@ def tables_in_a_loop():
     """A table of rows for each layer, read by the same ids."""
 
     def f(E, ids):
-        return score(lax.scan(lambda h, own: (jnp.tanh(h + own[ids]), None), jnp.zeros(4), E)[0])
+        return score(
+            lax.scan(lambda h, own: (jnp.tanh(h + own[ids]), None), jnp.zeros((5, 4)), E)[0]
+        )
 
     return Program(f, normal(0, 2, 9, 4), ids(5))
 

@@ -64,7 +64,7 @@ def test_a_run_draws_its_gradient_flow(tmp_path):
     ("script", "options", "says"),
     [
         ("feedback_alignment.py", ["--epochs", 2, "--hidden", 8], "feedback alignment"),
-        ("per_example_benchmark.py", ["--sizes", 8, 8, 4, "--batch", 4, "--rounds", 1], "vmap"),
+        ("per_example_benchmark.py", ["--batch", 4, "--rounds", 1], "vmap"),
         (
             "checkpoint_tradeoff.py",
             ["--depth", 20, "--width", 8, "--batch", 64, "--rounds", 1, "--no-bars"],
