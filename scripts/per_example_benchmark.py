@@ -1,6 +1,6 @@
 """Per-example gradients against vmap(jax.grad) and against one ordinary gradient of the batch.
 
-python scripts/per_example_benchmark.py                      # a perceptron, and a network of its own
+python scripts/per_example_benchmark.py                      # a perceptron, and as a network
 python scripts/per_example_benchmark.py --models cnn lstm short transformer
 python scripts/per_example_benchmark.py --rounds 31 --microbatch 8
 
