@@ -5,23 +5,32 @@ every layer and the gradients, and both are ordinary values.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxbackprop.activations import Activation
 from jaxbackprop.checkpoint.dense import checkpointed
 from jaxbackprop.checkpoint.descriptions import Description
 from jaxbackprop.equations import bias_gradient, hidden_error, weight_gradient
 from jaxbackprop.forward import cost, forward, last_error
 from jaxbackprop.network import Layer, Network, Params, Trace, layers_in
-from jaxbackprop.refusals import check_params, check_targets, check_trace
+from jaxbackprop.refusals import (
+    check_error,
+    check_feedback,
+    check_params,
+    check_seam,
+    check_targets,
+    check_trace,
+)
 
 # Legend: n neurons of a layer, p of the previous one, m examples, depth layers of a stack.
 
-Seam = Callable[[int | Int[Array, ""], Float[Array, "n m"]], Float[Array, "n m"]]
+Number = int | Int[Array, ""]  # of a layer; traced where a stack is scanned
+Seam = Callable[[Any, Float[Array, "n m"]], Float[Array, "n m"]]
+Below = tuple[Float[Array, "p m"], Float[Array, "p m"]]  # z and a of the layer before
+Step = tuple[Float[Array, "_ m"], tuple[Layer, Float[Array, "*depth n m"]]]
 
 
 class Backward(NamedTuple):
@@ -47,31 +56,33 @@ def backward(
     `feedback` stands in for the weights in BP2, an array for each entry of params: with fixed
     random matrices this is feedback alignment (Lillicrap et al., 2016).
 
-    Raises ValueError where y, params or feedback do not fit.
+    Raises ValueError where y, params or feedback do not fit, or seam returns no such δ.
     """
     check_params(network, params)
     check_trace(params, trace)
     check_targets(trace.activations[-1], y)
     weights = tuple(layer.W for layer in params) if feedback is None else feedback
-    if [W.shape for W in weights] != [layer.W.shape for layer in params]:
-        raise ValueError("feedback needs one array for each entry of params, shaped as its W")
-    use = seam or (lambda l, delta: delta)
+    check_seam(seam)
+    check_feedback(weights, params)
+    sigma, l = network.sigma(0), network.depth
 
-    l = network.depth
-    delta = use(l, last_error(network, trace, y))
-    gradients, deltas = [], []
+    def use(l: Number, delta: Float[Array, "n m"]) -> Float[Array, "n m"]:
+        return delta if seam is None else check_error(delta, l, seam(l, delta))
+
+    def step(l: Number, W: Float[Array, "n p"], below: Below, delta: Float[Array, "n m"]) -> Step:
+        """Of layer l, whose error is delta: its gradient, and the error of the one below."""
+        z, a = below
+        gradient = layer_gradient(delta, a)
+        if isinstance(l, int) and l == 1:
+            return delta, (gradient, delta)
+        return use(l - 1, hidden_error(W, delta, sigma.derivative(z, a))), (gradient, delta)
+
+    delta, gradients, deltas = use(l, last_error(network, trace, y)), [], []
     for k in reversed(range(len(params))):
-        before = last(trace, k)
-        sigma = network.sigma(l - layers_in(params[k]))
         if params[k].W.ndim == 3:
-            delta, (gradient, used) = _stack_backward(
-                sigma, weights[k], trace.zs[k], trace.activations[k + 1], before, delta, use, l
-            )
+            delta, (gradient, used) = _down_stack(step, l, weights[k], trace, k, delta)
         else:
-            gradient, used = layer_gradient(delta, before[1]), delta
-            if k > 0:
-                sigma_prime = sigma.derivative(*before)
-                delta = use(l - 1, hidden_error(weights[k], delta, sigma_prime))
+            delta, (gradient, used) = step(l, weights[k], last(trace, k), delta)
         l -= layers_in(params[k])
         gradients.append(gradient)
         deltas.append(used)
@@ -83,41 +94,38 @@ def layer_gradient(delta: Float[Array, "n m"], a_prev: Float[Array, "p m"]) -> L
     return Layer(weight_gradient(delta, a_prev), bias_gradient(delta))
 
 
-def last(trace: Trace, k: int) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+def last(trace: Trace, k: int) -> Below:
     """(z, a) of the layer before `params[k]`: the top one of a stack. The input has no z."""
     a = trace.activations[k]
     z = trace.zs[k - 1] if k > 0 else jnp.zeros_like(a)
     return (z[-1], a[-1]) if a.ndim == 3 else (z, a)
 
 
-def _stack_backward(
-    sigma: Activation,
-    weights: Float[Array, "depth n n"],
-    zs: Float[Array, "depth n m"],
-    activations: Float[Array, "depth n m"],
-    before: tuple[Float[Array, "n m"], Float[Array, "n m"]],
-    delta: Float[Array, "n m"],
-    use: Seam,
+def _down_stack(
+    step: Callable,
     l: int,
-) -> tuple[Float[Array, "n m"], tuple[Layer, Float[Array, "depth n m"]]]:
-    """Scan BP3, BP4 and BP2 down a stack whose top layer is l and has the error delta.
+    weights: Float[Array, "depth n n"],
+    trace: Trace,
+    k: int,
+    delta: Float[Array, "n m"],
+) -> Step:
+    """The same steps, scanned down a stack whose top layer is l.
 
-    Returns the error of the layer before the stack as well. The stored arrays are indexed, not
-    passed as the scan's inputs: a shifted copy of the activations would double the memory.
+    The stored arrays are indexed, not passed as the scan's inputs: a shifted copy of the
+    activations would double the memory.
     """
-    depth = len(weights)
+    depth, before = len(weights), last(trace, k)
+    stored = trace.zs[k], trace.activations[k + 1]
 
-    def below(i: Int[Array, ""]) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
-        z, a = before
+    def below(i: Int[Array, ""]) -> Below:
         inside = jnp.maximum(i - 1, 0)
-        return jnp.where(i > 0, zs[inside], z), jnp.where(i > 0, activations[inside], a)
+        z, a = (jnp.where(i > 0, own[inside], b) for own, b in zip(stored, before, strict=True))
+        return z, a
 
-    def step(delta, i):
-        z, a = below(i)
-        delta_prev = use(l - depth + i, hidden_error(weights[i], delta, sigma.derivative(z, a)))
-        return delta_prev, (layer_gradient(delta, a), delta)
+    def turn(delta, i):
+        return step(l - depth + 1 + i, weights[i], below(i), delta)
 
-    return jax.lax.scan(step, delta, jnp.arange(depth), reverse=True)
+    return jax.lax.scan(turn, delta, jnp.arange(depth), reverse=True)
 
 
 def backprop(

@@ -71,6 +71,8 @@ def over_epoch(
     seen: Flow, watched: tuple[Bool[Array, "steps *_ n"], ...]
 ) -> dict[str, Float[Array, " L"]]:
     """Means of the steps seen, by name; `dead` is the share of units that never were active."""
+    if not isinstance(seen, Flow) or watched is None:
+        raise ValueError("nothing was seen: train.run(watch=flow.active, observe=flow.observe)")
     means = {name: jnp.mean(getattr(seen, name), 0) for name in Flow._fields}
     ever = [jnp.any(units, axis=0) for units in watched]
     return means | {"dead": _by_layer([jnp.mean(~unit, axis=-1) for unit in ever])}

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray
 
 from jaxbackprop.network import Layer, Network, Params, look_up
+from jaxbackprop.refusals import check_network
 from jaxbackprop.stacks import runs_of
 
 SCHEMES = ("he", "xavier", "normal")
@@ -26,6 +27,7 @@ def init(
 
     Raises ValueError for an unknown scheme, a dtype that is not floating, or what is no key.
     """
+    check_network(network)
     if scheme is not None:
         look_up("scheme", scheme, dict.fromkeys(SCHEMES))
     try:
@@ -34,7 +36,8 @@ def init(
         floating = False
     if not floating:
         name = getattr(dtype, "__name__", dtype)
-        raise ValueError(f"dtype is {name}: parameters are floating point")
+        hint = f'; a scheme is named, as in scheme="{SCHEMES[0]}"' if type(dtype) is str else ""
+        raise ValueError(f"dtype is {name}: parameters are floating point{hint}")
     if not _is_key(key):
         raise ValueError(f"key is {key!r}, expected one such as jax.random.key(0)")
     keys = jax.random.split(key, network.depth)

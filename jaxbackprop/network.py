@@ -7,6 +7,7 @@ one entry, a *stack* (:mod:`jaxbackprop.stacks`); every function of the library 
 import dataclasses
 import difflib
 import itertools
+import re
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
@@ -40,7 +41,12 @@ class Network:
     loss: str = "squared_error"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sizes", tuple(self.sizes))
+        try:
+            object.__setattr__(self, "sizes", tuple(self.sizes))
+        except TypeError:
+            raise ValueError(
+                f"sizes is {self.sizes!r}, expected all widths in one tuple: Network((4, 8, 3))"
+            ) from None
         if len(self.sizes) < 2:
             raise ValueError(f"sizes needs an input and an output width, got {self.sizes}")
         for l, width in enumerate(self.sizes):
@@ -83,7 +89,12 @@ def look_up(field: str, name: object, table: dict[str, T]) -> T:
     """table[name], or a ValueError that suggests the nearest name."""
     if isinstance(name, str) and name in table:
         return table[name]
-    near = difflib.get_close_matches(str(name), table, n=1)
+    if callable(name):
+        called = getattr(name, "__name__", type(name).__name__)
+        raise ValueError(f"{field} is the function {called}, expected one of {', '.join(table)}")
+    written = re.sub(r"[\W_]", "", str(name)).lower()
+    by_letters = {entry.replace("_", ""): entry for entry in table}
+    near = [by_letters[key] for key in difflib.get_close_matches(written, by_letters, n=1)]
     hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(table)}"
     raise ValueError(f"{field}={name!r} is unknown: {hint}")
 

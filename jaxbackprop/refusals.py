@@ -1,6 +1,7 @@
 """What does not fit the network is refused here, early and in one sentence."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -8,9 +9,16 @@ from jaxtyping import Array
 from jaxbackprop.network import Layer, Network, Params, Trace, layers_in, widths
 
 
+def check_network(network: object) -> None:
+    """Raise ValueError unless it is a Network: the first argument everywhere."""
+    if not isinstance(network, Network):
+        raise ValueError(f"network is {_what(network)}, expected a Network such as Network((4, 3))")
+
+
 def check_params(network: Network, params: Params) -> None:
     """Raise ValueError, naming the entry, where params are not those of the network."""
-    for k, layer in enumerate(_entries(params)):
+    check_network(network)
+    for k, layer in enumerate(entries_of(params)):
         ndims = [getattr(array, "ndim", None) for array in layer] if _is_layer(layer) else None
         if ndims not in ([2, 2], [3, 3]):
             raise ValueError(
@@ -41,7 +49,8 @@ def check_params(network: Network, params: Params) -> None:
                     )
 
 
-def _entries(params: object) -> Sequence:
+def entries_of(params: object) -> Sequence:
+    """params, or a ValueError where they are no tuple or list."""
     if not isinstance(params, tuple | list) or isinstance(params, Layer):
         raise ValueError(f"params are {_what(params)}, expected a tuple of Layers")
     return params
@@ -66,7 +75,10 @@ def check_columns(name: str, x: Array, rows: int, params: Params) -> None:
     if not hasattr(x, "ndim"):
         raise ValueError(f"{name} is {_what(x)}, expected an array of ({rows}, m)")
     if x.ndim != 2 or x.shape[0] != rows:
-        raise ValueError(f"{name} has shape {x.shape}, expected ({rows}, m): examples are columns")
+        turned = f", as in {name}.T" if x.ndim == 2 and x.shape[1] == rows else ""
+        raise ValueError(
+            f"{name} has shape {x.shape}, expected ({rows}, m): examples are columns here{turned}"
+        )
     if x.shape[1] == 0:
         raise ValueError(f"{name} has shape {x.shape}: the batch is empty")
     dtype = params[0].W.dtype
@@ -96,7 +108,69 @@ def check_targets(a: Array, y: Array) -> None:
     if not hasattr(y, "ndim"):
         raise ValueError(f"y is {_what(y)}, expected an array of {a.shape}")
     if y.shape != a.shape:
-        hint = "; for class labels see data.one_hot" if y.ndim == 1 else ""
+        hint = ""
+        if y.ndim == 1:
+            hint = "; for class labels see data.one_hot(labels, classes).T"
+        elif y.shape == a.shape[::-1]:
+            hint = ": examples are columns here, as in y.T"
         raise ValueError(f"y has shape {y.shape}, the output has shape {a.shape}{hint}")
     if y.dtype != a.dtype:
         raise ValueError(f"y is {y.dtype}, the output is {a.dtype}: cast it")
+
+
+def check_rows(network: Network, inputs: Array, targets: Array) -> None:
+    """Raise ValueError unless inputs are (N, p) and targets (N, n) with N ≥ 1, of one dtype."""
+    check_network(network)
+    widths = {"inputs": network.sizes[0], "targets": network.sizes[-1]}
+    for (name, width), array in zip(widths.items(), (inputs, targets), strict=True):
+        if not hasattr(array, "ndim"):
+            raise ValueError(f"{name} are {_what(array)}, expected an array of (N, {width})")
+        if array.ndim != 2 or array.shape[1] != width:
+            hint = ""
+            if array.ndim == 2 and array.shape[0] == width:
+                hint = f", as in {name}.T"
+            elif name == "targets" and array.ndim == 1:
+                hint = "; for class labels see data.one_hot"
+            raise ValueError(
+                f"{name} have shape {array.shape}, expected (N, {width}): "
+                f"examples are rows here{hint}"
+            )
+    if len(targets) != len(inputs):
+        raise ValueError(
+            f"inputs have {len(inputs)} rows, targets {len(targets)}: each row is an example"
+        )
+    if not len(inputs):
+        raise ValueError("inputs and targets have no rows: there are no examples")
+    if inputs.dtype != targets.dtype:
+        raise ValueError(f"inputs are {inputs.dtype}, targets {targets.dtype}: cast one of them")
+
+
+def check_seam(seam: object) -> None:
+    """Raise ValueError unless it is None or can be called."""
+    if not (seam is None or callable(seam)):
+        raise ValueError(f"seam is {seam!r}, expected a function of (l, delta)")
+
+
+def check_feedback(feedback: object, params: Params) -> None:
+    """Raise ValueError unless it has an array for each entry of params, shaped as its W."""
+    shapes = [layer.W.shape for layer in params]
+    if not isinstance(feedback, tuple | list) or [jnp.shape(W) for W in feedback] != shapes:
+        raise ValueError(
+            f"feedback is {_what(feedback)}, expected one array for each entry of params, "
+            f"shaped as its W: {shapes}"
+        )
+
+
+def check_error(delta: Array, l: object, used: Any) -> Array:
+    """What a seam made of the δ of layer l; ValueError unless it has δ's shape and dtype."""
+    expected = f"expected δ of shape {delta.shape}, {delta.dtype}"
+    if getattr(used, "shape", None) != delta.shape:
+        raise ValueError(f"seam returned {_what(used)} for layer {_number(l)}, {expected}")
+    if used.dtype != delta.dtype:
+        raise ValueError(f"seam returned {used.dtype} for layer {_number(l)}, {expected}")
+    return used
+
+
+def _number(l: object) -> str:
+    """A layer's number; in a stack it is traced, and the same for all of its layers."""
+    return str(l) if isinstance(l, int) else "l of a stack"

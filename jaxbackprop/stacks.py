@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 
 from jaxbackprop.network import Layer, Params
+from jaxbackprop.refusals import entries_of
 
 STACKED_RUN = 16  # shorter runs of equal layers are quicker unrolled than scanned
 
@@ -30,7 +31,7 @@ def unstack(params: Params) -> Params:
     """One `Layer` a layer."""
     return tuple(
         Layer(W, b)
-        for layer in params
+        for layer in entries_of(params)
         for W, b in (zip(layer.W, layer.b, strict=True) if layer.W.ndim == 3 else [layer])
     )
 
@@ -38,6 +39,8 @@ def unstack(params: Params) -> Params:
 def stack(params: Params) -> Params:
     """Long runs of equal hidden layers as one entry each, as `init` returns them."""
     layers = unstack(params)
+    if not layers:
+        raise ValueError("params have no layers")
     entries = [
         Layer(*(jnp.stack(arrays) for arrays in zip(*layers[first : first + length], strict=True)))
         if length > 1

@@ -53,7 +53,7 @@ def angles(network, params, feedback, x, y):
 
 def main(options: Options) -> None:
     rows, test_rows = (
-        (jnp.asarray(split.inputs), data.one_hot(split.labels, 10).T) for split in data.digits()
+        (jnp.asarray(split.inputs), data.one_hot(split.labels, 10)) for split in data.digits()
     )
     network = Network((64, options.hidden, options.hidden, 10), "tanh", "softmax", "cross_entropy")
     feedback = tuple(layer.W for layer in init(network, jax.random.key(options.seed + 1)))

@@ -68,7 +68,7 @@ def history(options: Options, case: tuple[str, str, str]) -> tuple[dict, float, 
     hidden, scheme, rate = case
     splits = data.digits()
     rows, test_rows = (
-        (jnp.asarray(split.inputs), data.one_hot(split.labels, 10).T) for split in splits
+        (jnp.asarray(split.inputs), data.one_hot(split.labels, 10)) for split in splits
     )
     sizes = (rows[0].shape[1], *[options.width] * (depth_of(options, case) - 1), 10)
     network = Network(sizes, hidden, "softmax", "cross_entropy")

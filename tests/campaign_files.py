@@ -208,7 +208,10 @@ def plain(content: bytes) -> bytes | None:
     if content[:2] != b"\x1f\x8b":
         return content
     stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
-    out = stream.decompress(content, 1 << 20)
+    try:
+        out = stream.decompress(content, 1 << 20)
+    except zlib.error:
+        return None
     return out if stream.eof and not stream.unused_data.strip(b"\0") else None
 
 

@@ -259,7 +259,7 @@ def divided_rows(steps=3, batch=16):
     shapes = jax.eval_shape(lambda: state.params)
     run = rows.run.lower(network, optimizer, state, divided, batch=batch, steps=steps).compile()
     ended, metrics = run(state, divided)
-    own = inputs, data.one_hot(labels, 10).T
+    own = inputs, data.one_hot(labels, 10)
     one = train.start(network, optimizer, jax.random.key(0))
     one, expected = train.run(network, optimizer, one, *own, batch=batch, steps=steps)
     gaps = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), ended.params, one.params)

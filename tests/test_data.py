@@ -131,8 +131,23 @@ def test_the_digits_are_split_once_and_for_all():
     assert not rows
 
 
-def test_one_hot_has_a_column_an_example():
-    assert data.one_hot([2, 0], 3).tolist() == [[0, 1], [0, 0], [1, 0]]
+def test_one_hot_has_a_row_an_example():
+    assert data.one_hot([2, 0], 3).tolist() == [[0, 0, 1], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("flag", [0x20, 0x40, 0x80, 0x02])
+def test_a_gzip_header_that_zlib_refuses_is_refused(tmp_path, flag):
+    """Reserved flags, and a header checksum that does not fit: Python's reader passes over both."""
+    path = tmp_path / "labels"
+    content = bytearray(gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 9]), mtime=0))
+    path.write_bytes(content)
+    assert data.read_idx(path).tolist() == [7, 9]
+    content[3] |= flag
+    if flag == 0x02:
+        content[10:10] = b"\0\0"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="labels is not a sound IDX file"):
+        data.read_idx(path)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def test_the_shares_of_the_processes_are_the_data_once(processes, devices, examp
 @pytest.mark.parametrize("looks", [{}, {"watch": flow.active, "observe": flow.observe}])
 def test_on_one_device_the_bits_are_those_of_train(looks):
     divided = rows.divide(sharding.make_mesh(1), SPLIT, 3)
-    plain = SPLIT.inputs, data.one_hot(SPLIT.labels, 3).T
+    plain = SPLIT.inputs, data.one_hot(SPLIT.labels, 3)
     optimizer = optax.adam(1e-2)
     state = rows.everywhere(divided.mesh, start())
     ended, metrics = rows.run(NETWORK, optimizer, state, divided, batch=4, **looks)

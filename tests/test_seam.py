@@ -96,5 +96,5 @@ def test_feedback_stands_in_for_the_weights_in_bp2_alone(sizes):
 def test_feedback_of_other_shapes_is_refused():
     network, params, x, y = problem(SIZES[0])
     trace = forward(network, params, x)
-    with pytest.raises(ValueError, match="feedback needs one array for each entry"):
+    with pytest.raises(ValueError, match="expected one array for each entry of params"):
         backward(network, params, trace, y, feedback=tuple(layer.W.T for layer in params))

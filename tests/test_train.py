@@ -11,7 +11,7 @@ from jaxbackprop import Network, backprop, data, shuffle, train, unstack
 NETWORK = Network((4, 8, 3), "tanh", "softmax", "cross_entropy")
 SGD = optax.sgd(0.1)
 INPUTS = jax.random.normal(jax.random.key(1), (50, 4))
-TARGETS = data.one_hot(np.arange(50) % 3, 3).T
+TARGETS = data.one_hot(np.arange(50) % 3, 3)
 
 
 def begin(optimizer=SGD, network=NETWORK):

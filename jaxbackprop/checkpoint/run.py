@@ -1,6 +1,10 @@
 """Backpropagation by a schedule: the forward pass keeps what it says, the backward pass redoes the
 rest.
 
+It is a second walk beside `backward`, and begins where that one ends: `backward` has a whole Trace
+before it starts and hands out every δ; here states come and go while it walks, δ is used up on the
+way, and what is kept, evaluated again or exchanged stands between the same four equations.
+
 The state of layer l is the one array that the backward pass wants of it: a, or z where σ′ cannot be
 had from a. The parameters are taken as *pieces*: a stack, or a run of plain layers. The input of a
 piece is kept, and between two inputs it follows a schedule of its own; that of a piece with d

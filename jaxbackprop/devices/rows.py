@@ -54,7 +54,7 @@ def divide(mesh: Mesh, split: Split, classes: int) -> Rows:
     Raises ValueError as `data.one_hot` does.
     """
     examples, devices = len(split.labels), mesh.shape["data"]
-    targets = np.asarray(one_hot(split.labels, classes)).T[split.rows.start : split.rows.stop]
+    targets = np.asarray(one_hot(split.labels, classes))[split.rows.start : split.rows.stop]
     room = -(-examples // devices) * (devices // jax.process_count())
 
     def placed(own):

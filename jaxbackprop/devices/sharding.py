@@ -32,6 +32,9 @@ EXAMPLES = P(None, "data")
 
 def make_mesh(data: int, model: int = 1) -> Mesh:
     """data × model devices. Raises ValueError where there are too few."""
+    for name, number in (("data", data), ("model", model)):
+        if isinstance(number, bool) or not hasattr(number, "__index__"):
+            raise ValueError(f"{name} is {number!r}, expected a whole number of devices")
     there = jax.device_count()
     if data < 1 or model < 1 or data * model > there:
         raise ValueError(f"a mesh of {data} × {model} devices: there are {there}")
@@ -201,6 +204,12 @@ def volume(
     shapes, as `jax.eval_shape` gives them; `plan` says how often a layer is evaluated, by default
     once.
     """
+    if method not in (data_parallel, fully_sharded, tensor_parallel):
+        raise ValueError(
+            f"method is {method!r}, expected data_parallel, fully_sharded or tensor_parallel"
+        )
+    if plan and plan.shape.network.sizes != network.sizes:
+        raise ValueError(f"the plan is for {plan.shape}, the network has sizes {network.sizes}")
     data, model = mesh.shape["data"], mesh.shape["model"]
     m, itemsize = batch // data, params[0].W.dtype.itemsize
     sent = {"all-gather": 0, "reduce-scatter": 0, "all-reduce": 0}
@@ -232,6 +241,8 @@ def volume(
 
 
 def _check(mesh: Mesh | AbstractMesh, network: Network, params: Params, x: Array) -> None:
+    if not isinstance(mesh, Mesh | AbstractMesh) or {*mesh.axis_names} < {"data", "model"}:
+        raise ValueError(f"mesh is {mesh!r}, expected one as make_mesh returns it")
     check_params(network, params)
     check_columns("x", x, network.sizes[0], params)
     if x.shape[1] % mesh.shape["data"]:

@@ -37,8 +37,8 @@ def _all(examples: int) -> range:
 
 def one_hot(
     labels: ArrayLike | Sequence[int], classes: int, dtype: DTypeLike = jnp.float32
-) -> Float[Array, "classes m"]:
-    """Columns with a 1 in the row of the example's class.
+) -> Float[Array, "m classes"]:
+    """Rows with a 1 in the column of the example's class: targets for `train.run`.
 
     Raises ValueError for labels that are not of shape (m,), or not whole numbers in
     0 … classes − 1, and for what is no dtype. Labels are checked on the host: call it outside jit.
@@ -48,7 +48,7 @@ def one_hot(
         dtype = jnp.dtype(dtype)
     except TypeError:
         raise ValueError(f"dtype is {dtype!r}, which is none") from None
-    return jnp.asarray(np.arange(classes)[:, None] == values, dtype)
+    return jnp.asarray(values[:, None] == np.arange(classes), dtype)
 
 
 def check_labels(labels: ArrayLike | Sequence[int], classes: int) -> Int[np.ndarray, " m"]:
@@ -75,6 +75,8 @@ def digits(test_fraction: float = 0.2, seed: int = 0, share: Share = _all) -> tu
     """
     from sklearn.datasets import load_digits  # takes seconds to import: only where it is wanted
 
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction is {test_fraction!r}, expected one between 0 and 1")
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(labels))
     inputs = (images[order] / 16).astype(np.float32)
@@ -151,9 +153,18 @@ def _opened(path: str | pathlib.Path, read: Callable[[Any, int], T]) -> T:
         raw.seek(0)
         room = path.stat().st_size * (GZIP_RATIO if zipped else 1)
         try:
+            if zipped:
+                _check_gzip_header(raw)
             return read(gzip.GzipFile(fileobj=raw) if zipped else raw, room)
         except (ValueError, EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{path} is not a sound IDX file: {error}") from None
+
+
+def _check_gzip_header(raw: Any) -> None:
+    """Python's reader passes over reserved flags and a wrong header checksum; zlib refuses them,
+    as the format wants it (P. Deutsch, *GZIP file format specification*, RFC 1952, 1996)."""
+    zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(raw.read(1 << 16), 1)
+    raw.seek(0)
 
 
 def _read_header(file: Any, room: int) -> tuple[tuple[int, ...], np.dtype]:

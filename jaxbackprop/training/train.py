@@ -18,6 +18,7 @@ from jaxbackprop.backprop import backprop, backward
 from jaxbackprop.forward import cost, forward, loss
 from jaxbackprop.initialisation import init
 from jaxbackprop.network import Network, Params
+from jaxbackprop.refusals import check_rows
 from jaxbackprop.training.shuffle import permuted
 
 # Legend: N examples in rows, p inputs, n outputs; a batch has m of them, in columns.
@@ -61,6 +62,7 @@ def start(
     scheme: str | None = None,
 ) -> State:
     """The state before the first step."""
+    _check_optimizer(optimizer)
     init_key, order_key = jax.random.split(key)
     params = init(network, init_key, dtype, scheme)
     return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), order_key)
@@ -159,8 +161,11 @@ def run(
 
     Raises ValueError where batch is not in 1 … N or inputs and targets do not pair.
     """
+    check_rows(network, inputs, targets)
+    _check_optimizer(optimizer)
+    if not isinstance(state, State):
+        raise ValueError(f"state is a {type(state).__name__}, expected the State of train.start")
     examples = len(inputs)
-    _check_pairs(inputs, targets)
     for name, number in (("batch", batch), ("steps", 1 if steps is None else steps)):
         if not hasattr(number, "__index__"):
             raise ValueError(f"{name} is {number!r}, expected a whole number")
@@ -205,13 +210,11 @@ def _scan_observed(
     return state, metrics._replace(seen=seen)
 
 
-def _check_pairs(inputs: Float[Array, "N p"], targets: Float[Array, "N n"]) -> None:
-    if inputs.ndim != 2 or targets.ndim != 2 or not len(inputs):
-        raise ValueError(f"inputs have shape {inputs.shape}, targets {targets.shape}: need rows")
-    if len(targets) != len(inputs):
-        raise ValueError(f"inputs have {len(inputs)} rows, targets {len(targets)}")
-    if inputs.dtype != targets.dtype:
-        raise ValueError(f"inputs are {inputs.dtype}, targets {targets.dtype}: cast one of them")
+def _check_optimizer(optimizer: object) -> None:
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        name = getattr(optimizer, "__name__", None)
+        hint = f": call it, as in {name}(1e-3)" if callable(optimizer) and name else ""
+        raise ValueError(f"optimizer is {name or repr(optimizer)}, expected one of optax's{hint}")
 
 
 def _rows(state: State, examples: int, batch: int, steps: int) -> Int[Array, "steps m"]:
@@ -248,7 +251,7 @@ def judge(
     block: int = 1000,
 ) -> tuple[Float[Array, " N"], Bool[Array, " N"]]:
     """The cost of each example, and whether it is right. Raises ValueError as `evaluate` does."""
-    _check_pairs(inputs, targets)
+    check_rows(network, inputs, targets)
     if block < 1:
         raise ValueError(f"block is {block}, expected at least 1")
 

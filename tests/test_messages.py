@@ -1,0 +1,146 @@
+"""What a person gets wrong is refused in one sentence that says what was meant."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from jaxbackprop import (
+    Network,
+    backprop,
+    backward,
+    data,
+    flow,
+    forward,
+    init,
+    loss,
+    sharding,
+    stack,
+    train,
+    unstack,
+)
+
+KEY = jax.random.key(0)
+NETWORK = Network((4, 8, 3), "tanh", "softmax", "cross_entropy")
+PARAMS = init(NETWORK, KEY)
+X, Y = jnp.ones((4, 5)), jnp.ones((3, 5)) / 3
+TRACE = forward(NETWORK, PARAMS, X)
+DEEP = Network((4, *[4] * 20, 3))
+SGD = optax.sgd(0.1)
+
+
+def seamed(seam):
+    return backward(NETWORK, PARAMS, TRACE, Y, seam=seam)
+
+
+def seamed_in_a_stack():
+    params = init(DEEP, KEY)
+    backward(DEEP, params, forward(DEEP, params, X), Y, seam=lambda l, delta: None)
+
+
+def run(*data, optimizer=SGD, state=None, batch=2, **options):
+    state = state or train.start(NETWORK, SGD, KEY)
+    return train.run(NETWORK, optimizer, state, *data, batch=batch, **options)
+
+
+MISTAKES = {
+    "sizes one by one": (
+        lambda: Network(4, 8, 3),
+        r"sizes is 4, expected all widths in one tuple: Network\(\(4, 8, 3\)\)",
+    ),
+    "no sizes": (lambda: Network(None), "sizes is None, expected all widths in one tuple"),
+    "another's spelling": (lambda: Network((3, 1), "ReLU"), "did you mean 'relu'"),
+    "words run together": (lambda: Network((3, 1), "LeakyReLU"), "did you mean 'leaky_relu'"),
+    "a loss in capitals": (lambda: Network((3, 1), loss="SquaredError"), "'squared_error'"),
+    "a function for a name": (
+        lambda: Network((3, 1), jax.nn.relu),
+        "hidden is the function relu, expected one of sigmoid",
+    ),
+    "sizes for a network": (lambda: init((4, 8, 3), KEY), r"network is tuple .*expected a Network"),
+    "a seed for a key": (lambda: init(NETWORK, 0), r"key is 0, .*jax.random.key\(0\)"),
+    "a scheme for a dtype": (
+        lambda: init(NETWORK, KEY, "kaiming"),
+        'dtype is kaiming: parameters are floating point; a scheme is named, as in scheme="he"',
+    ),
+    "params first": (lambda: forward(PARAMS, NETWORK, X), "network is tuple .*expected a Network"),
+    "no params": (lambda: forward(NETWORK, None, X), "params are NoneType, expected a tuple"),
+    "one layer for all": (lambda: forward(NETWORK, PARAMS[0], X), "expected a tuple of Layers"),
+    "examples in rows": (
+        lambda: forward(NETWORK, PARAMS, X.T),
+        r"x has shape \(5, 4\), expected \(4, m\): examples are columns here, as in x.T",
+    ),
+    "targets in rows": (
+        lambda: loss(NETWORK, PARAMS, X, Y.T),
+        r"y has shape \(5, 3\), .*examples are columns here, as in y.T",
+    ),
+    "labels for targets": (
+        lambda: backprop(NETWORK, PARAMS, X, jnp.zeros(5)),
+        r"see data.one_hot\(labels, classes\).T",
+    ),
+    "a list of numbers": (lambda: forward(NETWORK, PARAMS, [[1.0]] * 4), "x is list"),
+    "x for the trace": (lambda: backward(NETWORK, PARAMS, X, Y), "expected the Trace that forward"),
+    "a seam of nothing": (
+        lambda: seamed(lambda l, delta: None),
+        r"seam returned NoneType for layer 2, expected δ of shape \(3, 5\), float32",
+    ),
+    "a seam of a number": (
+        lambda: seamed(lambda l, delta: 0.0 if l == 1 else delta),
+        r"seam returned float for layer 1, expected δ of shape \(8, 5\)",
+    ),
+    "a seam of another dtype": (
+        lambda: seamed(lambda l, delta: delta.astype("bfloat16")),
+        "seam returned bfloat16 for layer 2",
+    ),
+    "a number for a seam": (lambda: seamed(0.1), r"seam is 0.1, expected a function of \(l, delta"),
+    "a seam of nothing in a stack": (seamed_in_a_stack, "seam returned NoneType for layer 21"),
+    "one matrix for feedback": (
+        lambda: backward(NETWORK, PARAMS, TRACE, Y, feedback=PARAMS[0].W),
+        "expected one array for each entry of params",
+    ),
+    "a network to unstack": (lambda: unstack(NETWORK), "params are Network"),
+    "nothing to stack": (lambda: stack(()), "params have no layers"),
+    "what nobody observed": (lambda: flow.over_epoch(None, None), "observe=flow.observe"),
+    "an optimizer not called": (
+        lambda: train.start(NETWORK, optax.sgd, KEY),
+        r"optimizer is sgd, expected one of optax's: call it, as in sgd\(1e-3\)",
+    ),
+    "columns to train on": (
+        lambda: run(X, Y),
+        r"inputs have shape \(4, 5\), expected \(N, 4\): examples are rows here, as in inputs.T",
+    ),
+    "columns of targets": (
+        lambda: run(X.T, Y),
+        r"targets have shape \(3, 5\), expected \(N, 3\): .*rows here, as in targets.T",
+    ),
+    "labels to train on": (lambda: run(X.T, jnp.zeros(5)), "see data.one_hot"),
+    "rows that do not pair": (
+        lambda: run(X.T, Y.T[:3]),
+        "inputs have 5 rows, targets 3: each row is an example",
+    ),
+    "params for a state": (
+        lambda: run(X.T, Y.T, state=PARAMS),
+        "expected the State of train.start",
+    ),
+    "columns to evaluate": (
+        lambda: train.evaluate(NETWORK, PARAMS, X, Y),
+        "examples are rows here",
+    ),
+    "all of the digits": (lambda: data.digits(test_fraction=1), "expected one between 0 and 1"),
+    "no mesh": (
+        lambda: sharding.data_parallel(None, NETWORK, PARAMS, X, Y),
+        "mesh is None, expected one as make_mesh returns it",
+    ),
+    "half a device": (lambda: sharding.make_mesh(0.5), "data is 0.5, expected a whole number"),
+    "a method's name": (
+        lambda: sharding.volume(sharding.make_mesh(1), NETWORK, PARAMS, 8, "fully_sharded"),
+        "method is 'fully_sharded', expected data_parallel",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_sentence(mistake, untyped):
+    call, message = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
