@@ -9,11 +9,10 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxbackprop import inspect, value_and_grad, watch
-from jaxbackprop.graph.watching.probes import norm_max
-from jaxbackprop.graph.watching.rewriting import ears
+from jaxbackprop.graph.watching.probes import ears, norm_max, taking
+from jaxbackprop.graph.watching.rewriting import plan
 from jaxbackprop.graph.watching.selection import choose
-from jaxbackprop.graph.watching.tracing import trace
-from jaxbackprop.graph.watching.watch import probed
+from jaxbackprop.graph.watching.tracing import trace, visited
 
 KEY = jax.random.key(0)
 W = jax.random.normal(KEY, (3, 4, 4)) / 2
@@ -131,7 +130,7 @@ def test_values_gradients_and_tables_are_those_of_jaxs_gradient(f):
     found, seen = jax.jit(watch(f, "everything"))(PARAMS, X)
     traced = trace(f, 0, (PARAMS, X), {})
     numbers, chosen = choose("everything", traced.parameters, traced.sites)
-    rewritten = probed(traced, chosen, False, norm_max)
+    rewritten = visited(traced, plan(chosen, taking(norm_max)), False)
     by_jax = jax.value_and_grad(rewritten, (0, 1), has_aux=True)
 
     def both(wanted, silence):
@@ -252,12 +251,13 @@ def test_of_names_scopes_lines_files_names_parameters_and_predicates():
         return [(la.operation, la.scope) for la in watch(f, of).labels(PARAMS, X)]
 
     relus = [("relu", f"encoder/dense_{i}") for i in range(3)]
-    assert labels("scopes") == relus  # the end of the encoder is that of its last layer
+    # The end of the encoder is that of its last layer.
+    assert labels("scopes") == [*relus, ("name", "hid")]
     assert labels("encoder/dense_1") == labels("dense_1") == [relus[1]]
     assert labels("encoder") == relus
-    assert labels("hid") == [("name", "")]
-    assert labels("parameters") == [("parameter", "W"), ("parameter", "head")]
-    assert labels("head") == [("parameter", "head")]
+    assert labels("hid") == [("name", "hid")]
+    assert labels("parameters") == [("parameter", "params.W"), ("parameter", "params.head")]
+    assert labels("head") == [("parameter", "params.head")]
     assert labels(lambda la: la.operation == "dot_general" and "_2" in la.scope) == [
         ("dot_general", "encoder/dense_2")
     ]
@@ -274,8 +274,8 @@ def test_what_matches_nothing_is_told_with_the_nearest_that_exist():
             return jnp.sum(x @ params["W"][0])
 
     line = str(watch(f).labels(PARAMS, X)[0].line)
-    for of, nearest in (("encodr", "encoder"), ("test_watch.py:1", line), ("haed", "head")):
-        with pytest.raises(ValueError, match=f"'{of}' is no .* nearest are .*{nearest}"):
+    for of, nearest in (("encodr", "encoder"), ("test_watch.py:1", line), ("haed", "params.head")):
+        with pytest.raises(ValueError, match=f"matches '{of}'; the nearest are .*{nearest}"):
             watch(f, of)(PARAMS, X)
     with pytest.raises(ValueError, match="no operation is in a named scope"):
         watch(straight, "scopes").labels(PARAMS, X)

@@ -11,13 +11,14 @@ from jaxbackprop.graph import structure as _structure
 from jaxbackprop.graph.api import grad, value_and_grad, vjp
 from jaxbackprop.graph.inspection import Inspection, inspect
 from jaxbackprop.graph.rules import UnsupportedPrimitive
-from jaxbackprop.graph.watching import watch
+from jaxbackprop.graph.watching import locate, watch
 
 __all__ = [
     "Inspection",
     "UnsupportedPrimitive",
     "grad",
     "inspect",
+    "locate",
     "value_and_grad",
     "vjp",
     "watch",

@@ -1,6 +1,5 @@
 """What a watched value is called, and a flat dictionary of what was seen, for any logger."""
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxbackprop.graph.lines import Line, innermost, stack
+from jaxbackprop.graph.names import scope
 from jaxbackprop.graph.watching.sites import Site
 
 STEPS_TOLD_APART = 64  # of a longer scan only the largest number is logged: no chart has more lines
@@ -64,12 +64,6 @@ def operation(equation: Any) -> str:
         info = getattr(getattr(function, "jaxpr", function), "debug_info", None)
         return getattr(info, "func_name", None) or name
     return name
-
-
-def scope(equations: Sequence[Any]) -> str:
-    """encoder/dense_1: the scopes of nested equations, without what jax adds to them, as vmap()."""
-    names = "/".join(str(equation.source_info.name_stack) for equation in equations)
-    return "/".join(filter(None, re.sub(r"\w+\(|\)", "", names).split("/")))
 
 
 def scalars(labels: Sequence[Label], seen: Sequence[Seen]) -> dict[str, float]:

@@ -5,12 +5,15 @@ A backward pass has no other outlet: what it computes are gradients of inputs. S
 a gradient leave it as the gradient of an input that nothing depends on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Inexact, Real
+
+from jaxbackprop.graph.watching.rewriting import Ears, Visit
+from jaxbackprop.graph.watching.sites import Site
 
 Statistics = Callable[[Any], Any]  # of an array, a pytree of real numbers
 
@@ -35,10 +38,29 @@ def norm_max(x: Inexact[Array, "..."]) -> NormMax:
     return NormMax(scale * jnp.sqrt(jnp.sum(jnp.square(size / scale))), largest)
 
 
-def silent(statistics: Statistics, aval: Any) -> Any:
-    """The second input of a probe for a value of this type: zeros in the form of its statistics."""
-    kinds = jax.eval_shape(statistics, jax.ShapeDtypeStruct(aval.shape, aval.dtype))
-    return jax.tree.map(lambda kind: jnp.zeros(kind.shape, kind.dtype), kinds)
+def ears(chosen: Sequence[Site], statistics: Statistics) -> Ears:
+    """Zeros in the form of the statistics, for each site that has a gradient, in each step."""
+
+    def silent(site):
+        aval = jax.ShapeDtypeStruct(site.aval.shape, site.aval.dtype)
+        kinds = jax.eval_shape(statistics, aval)
+        return jax.tree.map(lambda kind: jnp.zeros((*site.steps, *kind.shape), kind.dtype), kinds)
+
+    return {n: silent(site) for n, site in enumerate(chosen) if site.active}
+
+
+def taking(statistics: Statistics) -> Callable[[Visit], tuple[list, dict[int, Any]]]:
+    """At a site: the statistics of the value, and a probe for those of its gradient."""
+
+    def visitor(visit: Visit) -> tuple[list, dict[int, Any]]:
+        outputs, seen = visit.run(), {}
+        for k, n in visit.numbers.items():
+            seen[n] = statistics(outputs[k])
+            if n in visit.ears:
+                outputs[k] = probe(outputs[k], visit.ears[n], statistics)
+        return outputs, seen
+
+    return visitor
 
 
 def probe(x: Inexact[Array, "..."], ear: Any, statistics: Statistics) -> Inexact[Array, "..."]:

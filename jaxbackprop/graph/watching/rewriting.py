@@ -1,9 +1,9 @@
-"""A graph evaluated with probes at chosen sites.
+"""A graph evaluated with a visit to chosen sites.
 
-`evaluate` runs the equations as they are, and at each chosen site also takes the statistics of the
-value and lets it pass through a probe. Calls, loops and branches are entered only where something
-is chosen inside; a scan takes its probes as slices and stacks what is seen, so that every step is
-told apart.
+`evaluate` runs the equations as they are, and visits those that have a chosen site: what a visit
+sees of values is returned, and what it hears of gradients is the gradient of its *ear*, an input of
+the visit's own. Calls, loops and branches are entered only where something is chosen inside; a scan
+takes its ears as slices and stacks what is seen, so that every step is told apart.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +15,35 @@ from jax import lax
 from jax.extend.core import Literal
 
 from jaxbackprop.graph import walk
+from jaxbackprop.graph.halves import open_jaxpr
 from jaxbackprop.graph.loop import lengths, parts
-from jaxbackprop.graph.structure import open_jaxpr
-from jaxbackprop.graph.watching.probes import Statistics, probe, silent
-from jaxbackprop.graph.watching.sites import Around, Site, called, key_of
+from jaxbackprop.graph.structure import CALLS
+from jaxbackprop.graph.watching.sites import REMAT, Around, Site, called, key_of
 
-Ears = dict[int, Any]  # the probes' second inputs, by the number of the site
-Values = dict[int, tuple[Any, Any]]  # of values: their statistics; in a branch, was it taken
+Ears = dict[int, Any]  # by the number of the site
+Values = dict[int, tuple[Any, Any]]  # what was seen; and in a branch, was it taken
+
+
+class Visit(NamedTuple):
+    """What is done at an equation with a chosen site.
+
+    outputs: those of a loop or branch, which has been run; None where it is for the visit to do.
+    numbers: of the site of each output that has one.
+    """
+
+    equation: Any
+    inputs: list
+    outputs: list | None
+    numbers: dict[int, int]
+    ears: Ears
+
+    def run(self) -> list:
+        if self.outputs is not None:
+            return self.outputs
+        return walk.evaluate(self.equation, self.inputs)
+
+
+Visitor = Callable[[Visit], tuple[list, dict[int, Any]]]
 
 
 class Plan(NamedTuple):
@@ -30,34 +52,22 @@ class Plan(NamedTuple):
     sites: tuple[Site, ...]
     numbers: dict[tuple, int]
     inside: dict[tuple, list[int]]
-    statistics: Statistics
+    visitor: Visitor
 
 
-def plan(chosen: Sequence[Site], statistics: Statistics) -> Plan:
+def plan(chosen: Sequence[Site], visitor: Visitor) -> Plan:
     numbers = {site.key: n for n, site in enumerate(chosen)}
     inside: dict[tuple, list[int]] = {}
     for n, site in enumerate(chosen):
         for depth in range(1, len(site.place)):
             inside.setdefault(_without_branch(site.place[:depth]), []).append(n)
-    return Plan(tuple(chosen), numbers, inside, statistics)
-
-
-def ears(chosen: Sequence[Site], statistics: Statistics) -> Ears:
-    """Zeros for the sites that have a gradient, with an axis for each scan around them."""
-    return {
-        n: jax.tree.map(
-            lambda zero, site=site: jnp.zeros((*site.steps, *zero.shape), zero.dtype),
-            silent(statistics, site.aval),
-        )
-        for n, site in enumerate(chosen)
-        if site.active
-    }
+    return Plan(tuple(chosen), numbers, inside, visitor)
 
 
 def evaluate(
     plan: Plan, graph: Any, args: Sequence, ears: Ears, place: tuple[Around, ...] = ()
 ) -> tuple[list, Values]:
-    """The outputs of a graph, closed or not, and the statistics of the values at its sites."""
+    """The outputs of a graph, closed or not, and what was seen at its sites."""
     jaxpr, consts = open_jaxpr(graph)
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
     seen: Values = {}
@@ -65,19 +75,22 @@ def evaluate(
         inputs = [v.val if isinstance(v, Literal) else values[v] for v in equation.invars]
         here = (*place, Around(equation))
         within = plan.inside.get(_without_branch(here), ())
+        numbers = {
+            k: plan.numbers[key]
+            for k in range(len(equation.outvars))
+            if (key := (*key_of(here), k)) in plan.numbers
+        }
+        outputs = None
         if within:
             enter = ENTER[equation.primitive.name]
             own = {n: ears[n] for n in within if n in ears}
             outputs, found = enter(plan, equation, inputs, own, place)
             seen |= found
-        else:
+        if numbers:
+            outputs, found = plan.visitor(Visit(equation, inputs, outputs, numbers, ears))
+            seen |= {n: (each, None) for n, each in found.items()}
+        elif outputs is None:
             outputs = walk.evaluate(equation, inputs)
-        for k, output in enumerate(outputs):
-            n = plan.numbers.get((*key_of(here), k))
-            if n is not None:
-                seen[n] = plan.statistics(output), None
-                if n in ears:
-                    outputs[k] = probe(output, ears[n], plan.statistics)
         values.update(zip(equation.outvars, outputs, strict=True))
     outputs = [v.val if isinstance(v, Literal) else values[v] for v in jaxpr.outvars]
     return outputs, seen
@@ -125,8 +138,8 @@ def _cond(
 
     around = sum(each.equation.primitive.name == "scan" for each in place)
 
-    def flagged(n, statistics, taken):
-        return statistics, jnp.full(plan.sites[n].steps[around:], taken)
+    def flagged(n, found, taken):
+        return found, jnp.full(plan.sites[n].steps[around:], taken)
 
     def whole(branch):
         def completed(operands, ears):
@@ -165,8 +178,8 @@ def _scan(
 
 
 ENTER: dict[str, Enter] = {
-    **dict.fromkeys(("jit", "pjit", "closed_call", "core_call"), _call),
-    **dict.fromkeys(("checkpoint", "remat2", "remat"), _remat),
+    **dict.fromkeys(CALLS, _call),
+    **dict.fromkeys(REMAT, _remat),
     "cond": _cond,
     "scan": _scan,
 }

@@ -1,11 +1,11 @@
 """Which of a function's values are watched: `of=`."""
 
-import difflib
 import warnings
 from collections.abc import Callable, Sequence
 
 from jaxbackprop.graph.lines import stack
-from jaxbackprop.graph.watching.labels import Label, label, scope
+from jaxbackprop.graph.names import NothingMatches, scope, within
+from jaxbackprop.graph.watching.labels import Label, label
 from jaxbackprop.graph.watching.sites import Site
 
 Of = str | Callable[[Label], bool]
@@ -20,7 +20,7 @@ def choose(
 ) -> tuple[list[int], list[Site]]:
     """The numbers of the chosen parameters, and the chosen sites.
 
-    Raises ValueError where nothing is chosen, with the nearest names that there are.
+    Raises `NothingMatches`, a ValueError, where nothing is chosen, with the nearest that there are.
     """
     whole = list(range(len(parameters)))
     if callable(of):
@@ -38,23 +38,19 @@ def choose(
     else:
         numbers, found = by_name(of, parameters, sites)
     if not (numbers or found):
-        raise ValueError(_nothing(of, parameters, sites))
+        raise _nothing(of, parameters, sites)
     return numbers, found
 
 
 def by_name(
     name: str, parameters: Sequence[Label], sites: Sequence[Site]
 ) -> tuple[list[int], list[Site]]:
-    """A line ("model.py:12"), a file, a scope or the end of one, a checkpoint_name, a parameter."""
-    numbers = [i for i, own in enumerate(parameters) if _ends(own.scope, name)]
+    """A line ("model.py:12"), a file; a scope, a checkpoint_name, a parameter, or parts of their
+    paths that stand in a row."""
+    numbers = [i for i, own in enumerate(parameters) if within(name, [own.scope])]
     on_line = [s for s in sites if any(name in own for own in lines_of(s))]
-    named = [s for s in sites if s.equation.params.get("name") == name and is_named(s)]
-    scoped = [s for s in ends_of_scopes(sites) if within(scope_of(s), name)]
-    return numbers, on_line or named or scoped
-
-
-def is_named(site: Site) -> bool:
-    return site.equation.primitive.name == "name"
+    scoped = [s for s in ends_of_scopes(sites) if within(name, [scope_of(s)])]
+    return numbers, on_line or scoped
 
 
 def scope_of(site: Site) -> str:
@@ -66,15 +62,6 @@ def lines_of(site: Site) -> set[str]:
     lines = stack([around.equation for around in site.place])
     users = [line for line in lines if line.is_users]
     return {str(line) for line in users} | {str(line).partition(":")[0] for line in users}
-
-
-def within(scope: str, name: str) -> bool:
-    """Is it this scope, or one in it? The name may leave out the scopes around it."""
-    return f"/{name}/" in f"/{scope}/"
-
-
-def _ends(path: str, name: str) -> bool:
-    return f"/{path}".endswith(f"/{name}")
 
 
 def ends_of_scopes(sites: Sequence[Site]) -> list[Site]:
@@ -107,21 +94,19 @@ def _say_cost(found: Sequence[Site]) -> None:
         )
 
 
-def _nothing(of: Of, parameters: Sequence[Label], sites: Sequence[Site]) -> str:
+def _nothing(of: Of, parameters: Sequence[Label], sites: Sequence[Site]) -> ValueError:
     if callable(of):
-        return (
-            f"of={of} is true of none of the {len(sites)} values and {len(parameters)} parameters"
+        return ValueError(
+            f"of={of} is true of none of {len(sites)} values and {len(parameters)} parameters"
         )
     if of == "products":
         kinds = sorted({site.equation.primitive.name for site in sites})
-        return f'of="products": there are none, the operations are {", ".join(kinds)}'
+        return ValueError(f'of="products": there are none, the operations are {", ".join(kinds)}')
     if of == "scopes":
-        return (
+        return ValueError(
             'of="scopes": no operation is in a named scope; flax linen names its modules itself, '
             "other code with jax.named_scope"
         )
-    names = {own.scope for own in parameters} | {scope_of(site) for site in sites}
+    names = {own.scope for own in parameters} | {scope_of(site) for site in sites} - {""}
     names |= {line for site in sites for line in lines_of(site)}
-    names |= {site.equation.params["name"] for site in sites if is_named(site)}
-    nearest = difflib.get_close_matches(str(of), sorted(names - {""}), n=5, cutoff=0)
-    return f"of={of!r} is no line, scope, name or parameter; the nearest are {', '.join(nearest)}"
+    return NothingMatches("line, scope, name or parameter", of, sorted(names))

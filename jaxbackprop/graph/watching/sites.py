@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import DropVar, Literal
 
-from jaxbackprop.graph.loop import dependence, lengths
-from jaxbackprop.graph.rules import FLAT
-from jaxbackprop.graph.structure import open_jaxpr
-from jaxbackprop.graph.walk import is_real
+from jaxbackprop.graph.halves import dependence, open_jaxpr
+from jaxbackprop.graph.loop import lengths
+from jaxbackprop.graph.structure import CALLS
+from jaxbackprop.graph.walk import is_flat, is_real
 
-CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "remat")
+REMAT = ("checkpoint", "remat2", "remat")
 
 
 class Around(NamedTuple):
@@ -28,12 +28,14 @@ class Around(NamedTuple):
 class Site(NamedTuple):
     """One output of an equation, `place[-1]`, and the equations around it, from the outermost.
 
-    steps: the lengths of the scans around it. active: it depends on a differentiated input.
+    steps: the lengths of the scans around it. operands: which of the equation's inputs depend on a
+    differentiated input. active: so does the output, smoothly.
     """
 
     place: tuple[Around, ...]
     output: int
     steps: tuple[int, ...]
+    operands: tuple[bool, ...]
     active: bool
 
     @property
@@ -92,7 +94,7 @@ def sites(
             [not isinstance(v, Literal) and v in given for v in equation.invars],
             [not isinstance(v, Literal) and v in active for v in equation.invars],
         )
-        smooth = any(found.active) and equation.primitive.name not in FLAT
+        smooth = any(found.active) and not is_flat(equation)
         for i, body in enumerate(bodies(equation, found)):
             inner = (*place, Around(equation, i))
             graph, _ = open_jaxpr(body.graph)
@@ -102,13 +104,16 @@ def sites(
             continue
         given.update(equation.outvars)
         here = (*place, Around(equation))
-        is_call = equation.primitive.name in CALLS  # its outputs are values of the graph inside
+        is_call = equation.primitive.name in (
+            *CALLS,
+            *REMAT,
+        )  # its outputs are values of the graph inside
         for k, v in enumerate(equation.outvars):
             if is_real(v.aval):
                 if smooth:
                     active.add(v)
                 if not (is_call or isinstance(v, DropVar)) and v.aval.size:
-                    yield Site(here, k, steps, smooth)
+                    yield Site(here, k, steps, tuple(found.active), smooth)
 
 
 def bodies(equation: Any, flags: Flags) -> list[Body]:
@@ -122,6 +127,7 @@ def _call(params: dict, flags: Flags) -> list[Body]:
 
 
 def called(params: dict) -> Any:
+    """The graph of a call."""
     return params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"]
 
 
@@ -140,7 +146,7 @@ def _scan(params: dict, flags: Flags) -> list[Body]:
 
 
 ENTERED: dict[str, Callable[[dict, Flags], list[Body]]] = {
-    **dict.fromkeys(CALLS, _call),
+    **dict.fromkeys((*CALLS, *REMAT), _call),
     "cond": _cond,
     "scan": _scan,
 }

@@ -1,5 +1,6 @@
 """A function as a graph of the arrays among its arguments, and what can be seen in it."""
 
+import inspect as signatures
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,21 +10,24 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import jaxpr_as_fun
 
-from jaxbackprop.graph.api import places
+from jaxbackprop.graph.api import check_pair, places
+from jaxbackprop.graph.names import label
 from jaxbackprop.graph.walk import is_real
 from jaxbackprop.graph.watching.labels import Label
+from jaxbackprop.graph.watching.rewriting import Ears, Plan, evaluate
 from jaxbackprop.graph.watching.sites import Flags, Site, sites
 
 
 class Traced(NamedTuple):
     """A function's graph, and the way from its arguments to the graph's inputs and back.
 
-    leaves: all arrays among the arguments; those at `chosen` are differentiated. parameters: their
-    labels. out: the structure of what the function returns.
+    leaves: all arrays among the arguments, and their names; those at `chosen` are differentiated.
+    parameters: their labels. out: the structure of what the function returns.
     """
 
     graph: Any
     leaves: list
+    names: list[str]
     chosen: list[int]
     parameters: tuple[Label, ...]
     sites: tuple[Site, ...]
@@ -77,9 +81,11 @@ def trace(
     graph, shape = jax.make_jaxpr(of_arrays, return_shape=True)(*leaves)
     counted = [constants or isinstance(c, Tracer) for c in graph.consts]
     known = frozenset(v for v, own in zip(graph.jaxpr.constvars, counted, strict=True) if own)
+    named = _names(f, args)
+    names = [_label(named, path) for (path, _), own in zip(paths, is_input, strict=True) if own]
     labels = tuple(
-        Label("parameter", None, _name(path, len(chosen_args)), jnp.shape(leaf), ())
-        for w, (path, leaf) in zip(wanted_paths, paths, strict=True)
+        Label("parameter", None, name, jnp.shape(leaf), ())
+        for w, name, leaf in zip(wanted, names, leaves, strict=True)
         if w
     )
 
@@ -93,12 +99,27 @@ def trace(
     return Traced(
         graph,
         leaves,
+        names,
         [i for i, w in enumerate(wanted) if w],
         labels,
         tuple(sites(graph.jaxpr, Flags([True] * len(leaves), wanted), known)),
         jax.tree.structure(shape),
         gradients,
     )
+
+
+def visited(traced: Traced, plan: Plan, has_aux: bool) -> Callable:
+    """(wanted, ears) ↦ (value, (aux, seen)): differentiated by both, it hears the gradients too."""
+
+    def rewritten(wanted: list, ears: Ears) -> tuple[Any, tuple[Any, dict]]:
+        outputs, seen = evaluate(plan, traced.graph, traced.fill(wanted), ears)
+        out = jax.tree.unflatten(traced.out, outputs)
+        if has_aux:
+            check_pair(out)
+        value, aux = out if has_aux else (out, None)
+        return value, (aux, seen)
+
+    return rewritten
 
 
 def _is_chosen(path: tuple, chosen: set[int]) -> bool:
@@ -113,7 +134,16 @@ def _is_floating(leaf: Any) -> bool:
     return isinstance(leaf, float | complex) or (_is_array(leaf) and is_real(leaf))
 
 
-def _name(path: tuple, arguments: int) -> str:
-    """Dense_0/kernel; with the argument in front where several are differentiated."""
-    names = [jax.tree_util.keystr((key,), simple=True) for key in path[1:]]
-    return "/".join(names[arguments == 1 :]) or f"argument {names[0]}"
+def _names(f: Callable, args: tuple) -> list[str]:
+    """What f calls its arguments, as far as it says."""
+    try:
+        bound = list(signatures.signature(f).bind_partial(*args).arguments)
+    except (TypeError, ValueError):
+        bound = []
+    return bound[: len(args)] + [f"argument {i}" for i in range(len(bound), len(args))]
+
+
+def _label(names: Sequence[str], path: tuple) -> str:
+    """params.Dense_0.kernel, of a path in (args, kwargs)."""
+    name = names[path[1].idx] if path[0].idx == 0 else path[1].key
+    return label(str(name), path[2:])

@@ -9,17 +9,15 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from jaxbackprop.graph.api import check_pair, value_and_grad
+from jaxbackprop.graph.api import value_and_grad
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.watching.labels import Label, Seen, label, scalars
-from jaxbackprop.graph.watching.probes import Statistics, norm_max
-from jaxbackprop.graph.watching.rewriting import ears, evaluate, plan
+from jaxbackprop.graph.watching.probes import Statistics, ears, norm_max, taking
+from jaxbackprop.graph.watching.rewriting import plan
 from jaxbackprop.graph.watching.selection import Of, choose
-from jaxbackprop.graph.watching.sites import Site
-from jaxbackprop.graph.watching.tracing import Traced, trace
+from jaxbackprop.graph.watching.tracing import trace, visited
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +39,7 @@ class watch:
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Seen, ...]]:
         traced = trace(self.f, self.argnums, args, kwargs)
         numbers, chosen = choose(self.of, traced.parameters, traced.sites)
-        rewritten = probed(traced, chosen, self.has_aux, self.statistics)
+        rewritten = visited(traced, plan(chosen, taking(self.statistics)), self.has_aux)
         try:
             (value, (aux, values)), (gradients, heard) = value_and_grad(rewritten, (0, 1), True)(
                 traced.wanted, ears(chosen, self.statistics)
@@ -63,20 +61,3 @@ class watch:
         traced = trace(self.f, self.argnums, args, kwargs)
         numbers, chosen = choose(self.of, traced.parameters, traced.sites)
         return (*(traced.parameters[i] for i in numbers), *map(label, chosen))
-
-
-def probed(
-    traced: Traced, chosen: Sequence[Site], has_aux: bool, statistics: Statistics
-) -> Callable:
-    """(wanted, ears) ↦ (value, (aux, the statistics of values)): to be differentiated by both."""
-    plan_ = plan(chosen, statistics)
-
-    def rewritten(wanted: list, ears: dict) -> tuple[Any, tuple[Any, dict]]:
-        outputs, seen = evaluate(plan_, traced.graph, traced.fill(wanted), ears)
-        out = jax.tree.unflatten(traced.out, outputs)
-        if has_aux:
-            check_pair(out)
-        value, aux = out if has_aux else (out, None)
-        return value, (aux, seen)
-
-    return rewritten
