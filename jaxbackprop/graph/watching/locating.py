@@ -204,7 +204,13 @@ def _given(traced: Traced, reaches: tuple[str, ...]) -> Origin:
         for array, name in arrays:
             if is_real(array) and test(np.asarray(array, np.float64)).any():
                 entry = np.argwhere(test(np.asarray(array, np.float64)))[0]
-                found = {"entry": tuple(map(int, entry)), "result": np.asarray(array)[tuple(entry)]}
-                return without_line(direction="given", operation=name, reaches=reaches, **found)
+                at = tuple(map(int, entry))
+                return without_line(
+                    direction="given",
+                    operation=name,
+                    entry=at,
+                    result=np.asarray(np.asarray(array)[at]),
+                    reaches=reaches,
+                )
     what = "what the function computes of no argument"
     return without_line(direction="given", operation=what, reaches=reaches)
