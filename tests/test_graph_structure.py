@@ -9,7 +9,7 @@ import pytest
 from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import checkify
 
-from jaxbackprop.graph import UnsupportedPrimitive, grad
+from jaxbackprop.graph import UnsupportedPrimitive, eager, grad
 
 X = jnp.linspace(0.1, 1, 1000)
 MATRIX = jnp.eye(100)
@@ -161,3 +161,41 @@ def test_what_is_written_to_a_mutable_array_is_refused_not_dropped():
 
     with pytest.raises(UnsupportedPrimitive):
         grad(f)(2.0)
+
+
+# --- eagerly ---
+
+
+def switched(x, which):
+    c = jax.lax.scan(lambda c, r: (jnp.sin(c * r), None), x[0], x)[0]
+    return jax.lax.switch(which, [jnp.sin, jnp.cos, jnp.tanh], c) * c
+
+
+def test_a_second_eager_call_compiles_nothing_and_sees_other_values():
+    f = jax.jit(switched)
+    first = grad(f)(X[:3], 0)
+    misses = eager._compiled.cache_info().misses
+    for which in range(3):
+        np.testing.assert_allclose(grad(f)(X[1:4], which), jax.grad(f)(X[1:4], which), rtol=1e-5)
+    np.testing.assert_array_equal(grad(f)(X[:3], 0), first)
+    assert eager._compiled.cache_info().misses == misses
+
+
+def test_what_is_compiled_follows_a_change_of_type_and_context():
+    f = jax.jit(lambda x: (x @ jnp.ones((3, 3), x.dtype)).sum())
+    assert grad(f)(X[:3]).dtype == jnp.float32
+    assert grad(f)(X[:3].astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    with jax.enable_x64(True):
+        assert grad(f)(jnp.ones(3, jnp.float64)).dtype == jnp.float64
+
+
+def test_a_zero_cotangent_is_told_through_a_jit():
+    told = jax.custom_vjp(lambda x: (x, x))
+
+    def bwd(_, cts):
+        return (
+            (10.0 if isinstance(cts[1], jax.custom_derivatives.SymbolicZero) else 1.0) * cts[0],
+        )
+
+    told.defvjp(lambda x: ((x.value, x.value), None), bwd, symbolic_zeros=True)
+    assert grad(jax.jit(lambda x: told(x)[0]))(1.0) == 10

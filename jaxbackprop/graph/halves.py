@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend.core import Literal
 
-from jaxbackprop.graph.walk import Tape, backward, evaluate, forward, is_flat, is_real
+from jaxbackprop.graph.rules import RULES
+from jaxbackprop.graph.walk import STRUCTURE, Tape, backward, evaluate, forward, is_flat, is_real
 
 # Is a rule of custom_jvp being walked, from its tangents on? (`custom` and `recording` set it.)
 ON_TANGENTS = ContextVar("on tangents", default=False)
@@ -29,6 +30,11 @@ def on_tangents(is_so: bool) -> Iterator[None]:
         yield
     finally:
         ON_TANGENTS.reset(token)
+
+
+def way_of_walking() -> tuple:
+    """What a walk depends on beside its graph: the rules, as they are now."""
+    return (ON_TANGENTS.get(), *RULES.values(), *STRUCTURE.values())
 
 
 class Halves(NamedTuple):
@@ -110,7 +116,7 @@ def halves(
     is what is computed from fixed inputs alone: the compiler takes that out of the loop.
     """
     at_hand = range(len(flags)) if at_hand is None else at_hand
-    key = (*map(tuple, (flags, out_flags, at_hand, fixed)), kept, ON_TANGENTS.get())
+    key = (*map(tuple, (flags, out_flags, at_hand, fixed)), kept, way_of_walking())
     made = _MADE.setdefault(inner, {})
     if key in made:
         return made[key]

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbackprop.graph.eager import at_once
 from jaxbackprop.graph.halves import dependence, halves, open_jaxpr
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.structure import recorder
@@ -17,6 +18,7 @@ from jaxbackprop.graph.walk import evaluate
 
 
 @recorder("scan")
+@at_once
 def scan(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """Cotangents of the carry go from step to step, those of the loop's constants are summed over
     the steps, those of the slices are stacked."""

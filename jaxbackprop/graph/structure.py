@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxbackprop.graph.eager import at_once
 from jaxbackprop.graph.halves import dependence, halves, open_jaxpr, through
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.walk import STRUCTURE, Recorder, evaluate, forward
@@ -31,6 +32,7 @@ CALLS |= dict.fromkeys(("closed_call", "core_call", "eval_jaxpr"), "call_jaxpr")
 
 
 @recorder(*CALLS)
+@at_once
 def call(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """A jitted function is looked into, not treated as one operation."""
     inner = equation.params[CALLS[equation.primitive.name]]
@@ -38,6 +40,7 @@ def call(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callabl
 
 
 @recorder("checkpoint", "remat2", "remat")
+@at_once
 def remat(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """Nothing is kept but the inputs, and what the policy saves: the rest is computed again.
 
@@ -89,6 +92,7 @@ def while_loop(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
 
 
 @recorder("cond")
+@at_once
 def cond(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """The branch that was taken is taken again on the way back, from the same inputs."""
     which, operands, branches = inputs[0], inputs[1:], equation.params["branches"]
@@ -119,6 +123,7 @@ def _wanted(cts: list) -> list:
 
 
 @recorder("custom_linear_solve")
+@at_once
 def linear_solve(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """A x = b: to b the solution s of Aᵀ s = ct; to A what the walk of −A x gives it, from s."""
     lengths, graphs = equation.params["const_lengths"], equation.params["jaxprs"]

@@ -1,0 +1,83 @@
+"""What a second eager call costs: grad, value_and_grad and vjp beside jax's own.
+
+    python scripts/eager_cost.py                    the models of graph_benchmark.py, and expm
+    python scripts/eager_cost.py --models MLP expm --rounds 5
+
+The figure is the median of the rounds' own ratios, ours over jax's; the first call of each, which
+compiles, is not counted.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+from graph_benchmark import MODELS
+
+import jaxbackprop
+
+
+def expm(rngs: nnx.Rngs) -> tuple[Any, Callable]:
+    x = jax.random.normal(rngs.params(), (8, 8)) / 8
+    return x, lambda x: jax.scipy.linalg.expm(x).sum()
+
+
+FUNCTIONS = MODELS | {"expm": expm}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Which functions, and how often."""
+
+    models: tuple[str, ...] = tuple(FUNCTIONS)
+    """Which functions."""
+    rounds: int = 9
+    """Calls of each in turn."""
+
+
+def pulled(vjp: Callable) -> Callable:
+    def gradient(f):
+        def call(x):
+            out, pullback = vjp(f, x)
+            return pullback(jnp.ones_like(out))
+
+        return call
+
+    return gradient
+
+
+WAYS = {
+    "grad": (jaxbackprop.grad, jax.grad),
+    "value_and_grad": (jaxbackprop.value_and_grad, jax.value_and_grad),
+    "vjp": (pulled(jaxbackprop.vjp), pulled(jax.vjp)),
+}
+
+
+def seconds(call: Callable, x: Any) -> float:
+    begin = time.perf_counter()
+    jax.block_until_ready(call(x))
+    return time.perf_counter() - begin
+
+
+def main(options: Options) -> None:
+    for name in options.models:
+        x, f = FUNCTIONS[name](nnx.Rngs(0))
+        for way, (ours, theirs) in WAYS.items():
+            calls = [ours(f), theirs(f)]
+            first = [seconds(call, x) for call in calls]
+            times = np.array([[seconds(call, x) for call in calls] for _ in range(options.rounds)])
+            ours_ms, jax_ms = 1e3 * np.median(times, axis=0)
+            ratio = np.median(times[:, 0] / times[:, 1])
+            print(
+                f"{name:18}{way:16}{ratio:6.2f}   ours {ours_ms:8.1f} ms  jax {jax_ms:8.1f} ms"
+                f"   first {first[0]:5.2f} s, {first[1]:5.2f} s"
+            )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
