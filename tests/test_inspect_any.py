@@ -320,3 +320,21 @@ def test_a_name_that_nothing_has_lists_the_nearest():
     with pytest.raises(ValueError, match=r"no line matches.*test_inspect_any.py:\d"):
         found.lines("test_inspect_any.py:1")
     assert len(found["encoder"].lines("test_inspect_any.py")) == 2
+
+
+# --- Python that looks at values ---
+
+
+def test_python_may_branch_on_a_value():
+    def f(x, n):
+        scale = jnp.arange(3.0).sum()
+        for _ in range(int(n * x[0])):
+            x = jnp.sin(x) * scale
+        return x.sum() if x.max() > 0 else -x.sum() * x[1].item()
+
+    x = jnp.array([2.0, 0.7])
+    found = inspect(f)(x, 1)
+    close((found.value, found.gradients), jax.value_and_grad(f)(x, 1))
+    assert [r.line.function.split(".")[-1] for r in records(found, "sin")] == ["f", "f"]
+    origin = inspect(lambda x: jnp.sqrt(x) if x >= 0 else x)(0.0).origin()
+    assert (origin.direction, origin.operation) == ("backward", "sqrt")

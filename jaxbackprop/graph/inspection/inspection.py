@@ -14,6 +14,7 @@ from jaxbackprop.graph.api import check_scalar, places
 from jaxbackprop.graph.inspection import drawing, report
 from jaxbackprop.graph.inspection.origin import Origin, origin
 from jaxbackprop.graph.inspection.records import Record, records
+from jaxbackprop.graph.inspection.tracing import traced
 from jaxbackprop.graph.inspection.unfold import Graph, unfold, without_alarms
 from jaxbackprop.graph.names import NothingMatches, label, within
 from jaxbackprop.graph.walk import backward
@@ -130,7 +131,8 @@ def inspect(f: Callable, argnums: int | Sequence[int] = 0) -> Callable[..., Insp
     f returns a real scalar, and needs no change. By the floating leaves of args[argnums] it is
     differentiated; all else in them, as functions, integers, random keys or None, passes through,
     and has None in `gradients`. The operations run one by one on the values given, and every step
-    of a loop apart, a `while` included: this is for looking, not for training. Behind an operation
+    of a loop apart, a `while` included: this is for looking, not for training. Python may branch on
+    a value, as in `if x > 0`; only what depends on the leaves is shown then. Behind an operation
     that has no rule a gradient is an `Unknown`, which says of which operation.
 
     Raises TypeError where nothing is left to differentiate by, where f does not return a real
@@ -164,9 +166,9 @@ def inspect(f: Callable, argnums: int | Sequence[int] = 0) -> Callable[..., Insp
                 full[i] = argument
             return f(*full, **kwargs)
 
-        jaxpr, shape = jax.make_jaxpr(of_leaves, return_shape=True)(*leaves)
+        closed, shape = traced(of_leaves, leaves)
         check_scalar(shape)
-        graph = _walk(jaxpr, leaves, labels)._replace(constants=_constants(names, args, kwargs))
+        graph = _walk(closed, leaves, labels)._replace(constants=_constants(names, args, kwargs))
         found = iter(
             [
                 jnp.zeros_like(x) if g is None else g

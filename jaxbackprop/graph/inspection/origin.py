@@ -16,6 +16,7 @@ import numpy as np
 from jaxbackprop.graph.inspection import report
 from jaxbackprop.graph.inspection.local import entry_by_entry, local_gradients
 from jaxbackprop.graph.inspection.repairs import Repair, repair
+from jaxbackprop.graph.inspection.statistics import real
 from jaxbackprop.graph.inspection.unfold import Graph, Step, Unknown, Value, origin_of
 from jaxbackprop.graph.lines import Line, expression, innermost, stack
 
@@ -266,8 +267,8 @@ def _numbers(array: Any) -> np.ndarray:
     what is unknown."""
     if isinstance(array, Unknown):
         return np.zeros(())
-    real = jnp.issubdtype(jnp.result_type(array), jnp.floating)
-    return np.asarray(array).astype(np.float64) if real else np.zeros(np.shape(array))
+    inexact = jnp.issubdtype(jnp.result_type(array), jnp.inexact)
+    return real(array) if inexact else np.zeros(np.shape(array))
 
 
 def _bad(array: Any) -> Mask:

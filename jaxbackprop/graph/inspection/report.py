@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbackprop.graph.inspection.statistics import real
+
 ROWS = 60  # a terminal's few screens; the filters show the rest
 HEADER = ("#", "operation", "line", "name", "shape", "value", "min", "max", "gradient", "0s")
 HEADER += ("NaN, Inf",)
@@ -30,7 +32,7 @@ def size_of(array: Any) -> str:
     """A single number as it is, an array by its norm."""
     if array is None:
         return "·"
-    entries = np.asarray(array).astype(np.float64)
+    entries = real(array)
     if entries.size == 1:
         return number(entries.item())
     with np.errstate(all="ignore"):
@@ -256,12 +258,13 @@ def _statistics(found: Any) -> str:
 def _array(array: np.ndarray) -> str:
     """Small arrays in full, larger ones by their extremes."""
     array = np.asarray(array)
-    if array.size == 1:
+    if array.size == 1 and not np.iscomplexobj(array):
         return number(array.item())
     if array.size <= 6:
-        return np.array2string(np.asarray(array, np.float64), precision=4).replace("\n", "")
+        wide = np.complex128 if np.iscomplexobj(array) else np.float64
+        return np.array2string(array.astype(wide), precision=4).replace("\n", "")
     with np.errstate(all="ignore"):
-        low, high = array.min(), array.max()
+        low, high = real(array).min(), real(array).max()
     return f"{array.dtype}{list(array.shape)} from {number(low)} to {number(high)}"
 
 
@@ -272,11 +275,11 @@ def _in_full(array: Any) -> str:
         return str(array.reshape(())[()])
     if array.size <= 6:
         return np.array2string(array, floatmode="unique").replace("\n", "")
-    real = array.astype(np.float64)
-    finite = array[np.isfinite(real)]
+    size = real(array)
+    finite = array[np.isfinite(size)]
     text = f"{array.dtype}{list(array.shape)}"
     if finite.size:
         text += f" from {finite.min()} to {finite.max()}"
     if finite.size < array.size:
-        text += f", {np.isnan(real).sum()} NaN, {np.isinf(real).sum()} Inf"
+        text += f", {np.isnan(size).sum()} NaN, {np.isinf(size).sum()} Inf"
     return text

@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Statistics(NamedTuple):
-    """Of all entries; NaN and Inf are not left out, and are counted besides."""
+    """Of all entries, of complex ones of their moduli; NaN and Inf are not left out, but counted."""
 
     size: int
     norm: float
@@ -19,9 +19,15 @@ class Statistics(NamedTuple):
     """How many entries are NaN, Inf or -Inf."""
 
 
+def real(array: Any) -> np.ndarray:
+    """In float64; of complex numbers the moduli."""
+    array = np.asarray(array)
+    return (np.abs(array) if np.iscomplexobj(array) else array).astype(np.float64)
+
+
 def statistics(array: Any) -> Statistics:
     """In float64, whatever the dtype: the norm of float16 gradients would overflow."""
-    entries = np.asarray(array).astype(np.float64).ravel()
+    entries = real(array).ravel()
     if not entries.size:
         return Statistics(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
     with np.errstate(all="ignore"):

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
+from jaxbackprop.graph.custom import jvp_graph, no_tangent
 from jaxbackprop.graph.lines import where
 from jaxbackprop.graph.loop import dependence, lengths, parts
 from jaxbackprop.graph.rules import FLAT, UnsupportedPrimitive
@@ -54,7 +55,12 @@ class Unknown:
     operation: str
     line: str
     reason: str
-    __array_ufunc__ = None  # so that NumPy leaves the sum to __radd__
+    # For the walk's sums it passes as an array, of which nothing is known; and NumPy leaves it alone.
+    dtype = np.dtype(np.float32)
+    __array_ufunc__ = None
+
+    def astype(self, dtype: Any) -> "Unknown":
+        return self
 
     def __add__(self, other: Any) -> "Unknown":
         return self
@@ -184,8 +190,14 @@ def _opaque(log: Log, inputs: list[Value], at: Place, error: UnsupportedPrimitiv
     def pull(cts):
         raise error
 
-    arrays = evaluate(at.equations[-1], [v.array for v in inputs])
-    outputs = [Value(o, is_real(o), any(v.tangent for v in inputs)) for o in arrays]
+    equation, tangent = at.equations[-1], any(v.tangent for v in inputs)
+    # What is linear in tangents, which are zero, is zero; jax may have no value of it.
+    arrays = (
+        [no_tangent(jnp.empty(v.aval.shape, v.aval.dtype)) for v in equation.outvars]
+        if tangent
+        else evaluate(equation, [v.array for v in inputs])
+    )
+    outputs = [Value(o, is_real(o), tangent) for o in arrays]
     written = [v for v in inputs if isinstance(v.array, jax.Ref)]
     for v in written:
         v.active = True
@@ -260,9 +272,11 @@ def _custom_jvp(log: Log, equation: Any, inputs: list[Value], at: Place) -> list
     """
     if _without_its_rule(inputs):
         return _inside(log, equation.params["call_jaxpr"], inputs, at)
-    primals = inputs[equation.params["num_consts"] :]
-    zero = [equation.params["symbolic_zeros"] and not v.active for v in primals]
-    jaxpr, consts, out_zero = equation.params["jvp_jaxpr_fun"].call_wrapped(*zero)
+    count = equation.params["num_consts"]
+    if any(v.active for v in inputs[:count]):  # of which the rule says nothing
+        return _elementary(log, equation, inputs, at)
+    primals = inputs[count:]
+    jaxpr, consts, zero, out_zero = jvp_graph(equation, [v.active for v in primals])
     moving = [v for v, z in zip(primals, zero, strict=True) if not z]
     tangents = [Value(no_tangent(v.array), v.active, True) for v in moving]
     active = [v for v in primals if v.active]
@@ -283,11 +297,6 @@ def _custom_jvp(log: Log, equation: Any, inputs: list[Value], at: Place) -> list
         return [*(None for _ in values), *sent]
 
     return _enter(log, at, [*values, *linear], found, pull, primals) if linear else found
-
-
-def no_tangent(x: Any) -> Any:
-    """The zero of the tangents at x: of the type float0 where x is an integer."""
-    return jnp.zeros_like(x) if is_real(x) else np.zeros(jnp.shape(x), jax.dtypes.float0)
 
 
 def _scan(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value]:
