@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Statistics(NamedTuple):
-    """Of all entries, of complex ones of their moduli; NaN and Inf are not left out, but counted."""
+    """Of all entries, or of their moduli if complex; NaN and Inf are not left out, but counted."""
 
     size: int
     norm: float

@@ -55,7 +55,7 @@ class Unknown:
     operation: str
     line: str
     reason: str
-    # For the walk's sums it passes as an array, of which nothing is known; and NumPy leaves it alone.
+    # To the walk's sums it is an array, of which nothing is known; NumPy leaves it alone.
     dtype = np.dtype(np.float32)
     __array_ufunc__ = None
 
