@@ -65,12 +65,14 @@ def test_a_file_that_is_not_sound_is_refused_by_name(tmp_path, content, message)
         data.read_idx(path)
 
 
-def write_folder(folder, images=IMAGES, labels=LABELS, separator="-", suffix=""):
+def write_folder(
+    folder, images=IMAGES, labels=LABELS, separator="-", suffix="", parts=("train", "t10k"), kind=8
+):
     pack = gzip.compress if suffix else bytes
-    for part in ("train", "t10k"):
-        for name, kind, array in (("images", "idx3", images), ("labels", "idx1", labels)):
-            path = folder / f"{part}-{name}{separator}{kind}-ubyte{suffix}"
-            path.write_bytes(pack(idx(array)))
+    for part in parts:
+        for name, rank, array, code in (("images", 3, images, kind), ("labels", 1, labels, 8)):
+            path = folder / f"{part}-{name}{separator}idx{rank}-ubyte{suffix}"
+            path.write_bytes(pack(idx(array, code)))
 
 
 @pytest.mark.parametrize("separator", ["-", "."])
@@ -119,6 +121,81 @@ def test_images_and_labels_that_do_not_pair_are_refused(tmp_path):
     write_folder(tmp_path, labels=LABELS[:3])
     with pytest.raises(ValueError, match="no pairs"):
         data.idx_folder(tmp_path)
+
+
+EMNIST = ("emnist-letters-train", "emnist-letters-test")
+
+
+@pytest.mark.parametrize("below", [".", "raw", "MNIST/raw"])
+@pytest.mark.parametrize(("parts", "suffix"), [(EMNIST, ".gz"), (("train", "t10k"), ".GZ")])
+def test_the_names_that_data_sets_come_with_are_found(tmp_path, below, parts, suffix):
+    (tmp_path / below).mkdir(parents=True, exist_ok=True)
+    write_folder(tmp_path / below, parts=parts, suffix=suffix)
+    train, _ = data.idx_folder(tmp_path)
+    np.testing.assert_array_equal(train.labels, LABELS)
+
+
+def test_a_plain_file_and_its_gzipped_twin_are_one_file(tmp_path):
+    write_folder(tmp_path)
+    write_folder(tmp_path, suffix=".gz")
+    assert len(data.idx_folder(tmp_path)[0].labels) == 4
+
+
+def test_two_data_sets_in_a_folder_are_not_told_apart_by_chance(tmp_path):
+    write_folder(tmp_path)
+    write_folder(tmp_path, parts=EMNIST)
+    with pytest.raises(ValueError, match="one data set a folder"):
+        data.idx_folder(tmp_path)
+
+
+def test_where_nothing_is_found_the_message_lists_what_is_there(tmp_path):
+    (tmp_path / "readme.txt").write_text("")
+    with pytest.raises(FileNotFoundError, match=r"there is readme\.txt"):
+        data.idx_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "kind", "white"),
+    [
+        (IMAGES * 10, 0x08, 255),
+        ((IMAGES * 10).astype(">i2"), 0x0B, 255),
+        ((IMAGES * 10).astype(">i4"), 0x0C, 255),
+        ((IMAGES / 24).astype(">f4"), 0x0D, 1),
+        ((IMAGES / 24).astype(">f8"), 0x0E, 1),
+    ],
+)
+def test_pixels_of_every_type_come_between_0_and_1(tmp_path, images, kind, white):
+    write_folder(tmp_path, images=images, kind=kind)
+    np.testing.assert_allclose(
+        data.idx_folder(tmp_path)[0].inputs, images.reshape(4, 6) / white, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("images", "kind"),
+    [
+        ((-1.0 * IMAGES).astype(">i2"), 0x0B),
+        ((1000.0 * IMAGES).astype(">i4"), 0x0C),
+        ((10.0 * IMAGES).astype(">f4"), 0x0D),
+        (np.full((4, 2, 3), np.nan, ">f4"), 0x0D),
+    ],
+)
+def test_pixels_outside_their_range_are_refused(tmp_path, images, kind):
+    write_folder(tmp_path, images=images, kind=kind)
+    with pytest.raises(ValueError, match="expected whole numbers in 0 … 255 or real ones in 0 … 1"):
+        data.idx_folder(tmp_path)
+
+
+def test_train_and_test_images_of_another_size_are_refused(tmp_path):
+    write_folder(tmp_path, parts=("train",))
+    write_folder(tmp_path, images=IMAGES[:, :, :2].copy(), parts=("t10k",))
+    with pytest.raises(ValueError, match="train images have 6 pixels, test images 4"):
+        data.idx_folder(tmp_path)
+
+
+def test_labels_that_begin_at_one_are_told_so():
+    with pytest.raises(ValueError, match="they begin at 1, subtract 1"):
+        data.one_hot([1, 2, 3], 3)
 
 
 def test_the_digits_are_split_once_and_for_all():

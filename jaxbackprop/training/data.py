@@ -7,6 +7,7 @@ and a batch is transposed where it is gathered (:mod:`jaxbackprop.training.train
 import gzip
 import math
 import pathlib
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -63,7 +64,9 @@ def check_labels(labels: ArrayLike | Sequence[int], classes: int) -> Int[np.ndar
     outside = np.flatnonzero((values < 0) | (values >= classes))
     if outside.size:
         i = outside[0]
-        raise ValueError(f"labels[{i}] is {values[i]}, expected 0 … {classes - 1}")
+        shifted = values.min() == 1 and values.max() == classes
+        hint = ": they begin at 1, subtract 1 from each" if shifted else ""
+        raise ValueError(f"labels[{i}] is {values[i]}, expected 0 … {classes - 1}{hint}")
     return values
 
 
@@ -94,16 +97,21 @@ def _slice(rows: range) -> slice:
 
 
 def idx_folder(folder: str | pathlib.Path, share: Share = _all) -> tuple[Split, Split]:
-    """(train, test) from a folder with MNIST's four files, plain or gzipped.
+    """(train, test) from a folder with four IDX files named as MNIST's or EMNIST's, also gzipped.
 
-    share(N) are the rows of N whose inputs are wanted: one of many processes reads its own, and
-    all labels, a byte each.
+    They may lie in `raw` or `MNIST/raw` below it. share(N) are the rows of N whose inputs are
+    wanted: one of many processes reads its own, and all labels, a byte each.
 
-    Raises FileNotFoundError that names the missing file, and ValueError as `read_idx` does or where
-    images and labels do not pair.
+    Raises FileNotFoundError that names the missing file and those that are there, and ValueError as
+    `read_idx` does, where several files have a claim, where images and labels do not pair or train
+    and test differ in size, and for pixels that are neither whole in 0 … 255 nor real in 0 … 1.
     """
     folder = pathlib.Path(folder)
-    return _idx_pair(folder, "train", share), _idx_pair(folder, "t10k", share)
+    train, test = _idx_pair(folder, "train", share), _idx_pair(folder, "(?:t10k|test)", share)
+    sizes = [split.inputs.shape[1] for split in (train, test)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"{folder}: train images have {sizes[0]} pixels, test images {sizes[1]}")
+    return train, test
 
 
 def _idx_pair(folder: pathlib.Path, part: str, share: Share) -> Split:
@@ -111,23 +119,39 @@ def _idx_pair(folder: pathlib.Path, part: str, share: Share) -> Split:
     labels = read_idx(_find(folder, f"{part}-labels", "idx1-ubyte"))
     shape = idx_shape(path)
     if labels.ndim != 1 or len(shape) < 2 or shape[0] != len(labels) or not len(labels):
-        raise ValueError(
-            f"{folder}: {part} images have shape {shape}, labels {labels.shape}: no pairs"
-        )
+        raise ValueError(f"{path}: images have shape {shape}, labels {labels.shape}: no pairs")
     rows = share(len(labels))
     images = read_idx(path, rows)
-    scale = 255 if images.dtype == np.uint8 else 1
-    inputs = images.reshape(len(images), math.prod(shape[1:])).astype(np.float32) / scale
-    return Split(inputs, labels.astype(np.int32), rows)
+    inputs = images.reshape(len(images), math.prod(shape[1:])).astype(np.float32)
+    return Split(inputs / _white(path, images), labels.astype(np.int32), rows)
+
+
+def _white(path: pathlib.Path, images: np.ndarray) -> int:
+    """The value of a white pixel: 255 of whole numbers, 1 of real ones."""
+    white = 255 if np.issubdtype(images.dtype, np.integer) else 1
+    low, high = (images.min(), images.max()) if images.size else (0, 0)
+    if not (low >= 0 and high <= white):
+        raise ValueError(
+            f"{path}: pixels are {images.dtype} from {low} to {high}, expected whole numbers in "
+            "0 … 255 or real ones in 0 … 1"
+        )
+    return white
 
 
 def _find(folder: pathlib.Path, stem: str, kind: str) -> pathlib.Path:
-    for separator in "-.":
-        for suffix in ("", ".gz"):
-            path = folder / f"{stem}{separator}{kind}{suffix}"
-            if path.is_file():
-                return path
-    raise FileNotFoundError(f"{folder} has no {stem}-{kind}, plain or .gz")
+    """The one file with such a name, plain or gzipped, whatever its prefix ("emnist-letters-")."""
+    name = re.compile(rf"(.*-)?{stem}[-.]{kind}(\.gz)?", re.IGNORECASE)
+    places = [folder, folder / "raw", folder / "MNIST" / "raw"]
+    files = [path for place in places if place.is_dir() for path in sorted(place.iterdir())]
+    found = [path for path in files if path.is_file() and name.fullmatch(path.name)]
+    plain = {path.name.lower().removesuffix(".gz"): path for path in reversed(found)}
+    if len(plain) > 1:
+        raise ValueError(f"{folder} has {' and '.join(sorted(plain))}: one data set a folder")
+    if not plain:
+        wanted = f"{stem.replace('(?:t10k|test)', 't10k')}-{kind}"
+        there = ", ".join(path.name for path in files[:8]) or "nothing"
+        raise FileNotFoundError(f"{folder} has no {wanted}, plain or .gz; there is {there}")
+    return next(iter(plain.values()))
 
 
 def read_idx(path: str | pathlib.Path, rows: range | None = None) -> np.ndarray:
