@@ -30,7 +30,8 @@ def main() -> None:
     table = Table("examples in", "product", "contracted axes", "kernel", title=machine())
     for layout, products in PRODUCTS.items():
         for name, axes in products.items():
-            table.add_row(layout, name, f"{axes[0]}, {axes[1]}", "fast" if is_fast(axes) else "slow")
+            kernel = "fast" if is_fast(axes) else "slow"
+            table.add_row(layout, name, f"{axes[0]}, {axes[1]}", kernel)
     Console(highlight=False).print(table)
 
 
