@@ -8,53 +8,69 @@ JAX function (`grad`, `value_and_grad`, `vjp`, `inspect`).
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jaxbackprop import check, checkpoint, equations, flow, per_example
+from jaxbackprop import checkpoint, equations
 from jaxbackprop.backprop import Backward, backprop, backward
 from jaxbackprop.forward import forward, loss
-from jaxbackprop.graph import (
-    Inspection,
-    UnsupportedPrimitive,
-    grad,
-    inspect,
-    locate,
-    value_and_grad,
-    vjp,
-    watch,
-)
 from jaxbackprop.initialisation import init
 from jaxbackprop.network import Layer, Network, Trace
 from jaxbackprop.stacks import stack, unstack
 
 if TYPE_CHECKING:
+    from jaxbackprop import check, flow, per_example
     from jaxbackprop.devices import processes, rows, sharding
+    from jaxbackprop.graph import (
+        Inspection,
+        UnsupportedPrimitive,
+        grad,
+        inspect,
+        locate,
+        value_and_grad,
+        vjp,
+        watch,
+    )
     from jaxbackprop.training import data, memory, plots, saving, shuffle, train
 
-# Of the rooms that need more than JAX, each module is imported when it is first asked for; what is
-# missing then, of which extra, is said in one sentence.
-_LATER = {
-    "data": ("training", "train"),
-    "memory": ("training", "train"),
-    "plots": ("training", "plot"),
-    "saving": ("training", "train"),
-    "shuffle": ("training", "train"),
-    "train": ("training", "train"),
-    "processes": ("devices", "train"),
-    "rows": ("devices", "train"),
-    "sharding": ("devices", "train"),
+__version__ = "0.1.0"
+
+# What is imported when it is first asked for: the graph wing, and modules of the other rooms. Of
+# those that need more than JAX the extra is named, to be said where it is missing.
+_GRAPH = [
+    "Inspection",
+    "UnsupportedPrimitive",
+    "grad",
+    "inspect",
+    "locate",
+    "value_and_grad",
+    "vjp",
+    "watch",
+]
+_MODULES = {
+    **dict.fromkeys(("check", "flow", "per_example"), ("", "")),
+    **dict.fromkeys(("data", "memory", "saving", "shuffle", "train"), ("training.", "train")),
+    "plots": ("training.", "plot"),
+    **dict.fromkeys(("processes", "rows", "sharding"), ("devices.", "train")),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name in _GRAPH:
+        return getattr(importlib.import_module("jaxbackprop.graph"), name)
+    if name not in _MODULES:
         raise AttributeError(f"module 'jaxbackprop' has no attribute {name!r}")
-    room, extra = _LATER[name]
+    room, extra = _MODULES[name]
     try:
-        return importlib.import_module(f"jaxbackprop.{room}.{name}")
+        return importlib.import_module(f"jaxbackprop.{room}{name}")
     except ModuleNotFoundError as error:
+        if not extra or str(error.name).startswith("jaxbackprop"):
+            raise
         raise ModuleNotFoundError(
             f"jaxbackprop.{name} needs {error.name}: pip install 'jaxbackprop[{extra}]'",
             name=error.name,
         ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [
@@ -64,6 +80,7 @@ __all__ = [
     "Network",
     "Trace",
     "UnsupportedPrimitive",
+    "__version__",
     "backprop",
     "backward",
     "check",

@@ -1,0 +1,129 @@
+"""The package as such: what `import jaxbackprop` brings, and what `python -m jaxbackprop` says."""
+
+import ast
+import builtins
+import doctest
+import importlib
+import importlib.metadata
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+import jaxbackprop
+from jaxbackprop import selfcheck
+
+ROOT = pathlib.Path(__file__).parents[1]
+LOOK = """
+import json, sys
+import jaxbackprop
+before = [name for name in sys.modules if name.startswith("jaxbackprop.")]
+everything = {name: repr(type(getattr(jaxbackprop, name))) for name in jaxbackprop.__all__}
+print(json.dumps([before, everything]))
+"""
+
+
+def test_the_package_begins_small_and_has_all_that_it_names():
+    """What is not asked for is not imported: the time of import jax is what one waits for."""
+    said = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True, check=True)
+    before, everything = json.loads(said.stdout)
+    rooms = {name.split(".")[1] for name in before}
+    assert not rooms & {"graph", "check", "flow", "per_example", "training", "devices", "selfcheck"}
+    assert set(everything) == set(jaxbackprop.__all__)
+    assert set(everything) <= set(dir(jaxbackprop))
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert re.fullmatch(r"\d+\.\d+\.\d+", jaxbackprop.__version__)
+    try:
+        installed = importlib.metadata.version("jaxbackprop")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    assert installed == jaxbackprop.__version__
+
+
+@pytest.mark.parametrize(
+    ("name", "missing", "extra"),
+    [("train", "optax", "train"), ("saving", "orbax", "train"), ("plots", "matplotlib", "plot")],
+)
+def test_a_missing_extra_is_named(name, missing, extra, monkeypatch):
+    real = builtins.__import__
+
+    def without(module, *rest, **options):
+        if module.split(".")[0] == missing:
+            raise ModuleNotFoundError(f"No module named {missing!r}", name=missing)
+        return real(module, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.delitem(sys.modules, f"jaxbackprop.training.{name}", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=rf"needs {missing}: pip install .*\[{extra}\]"):
+        jaxbackprop.__getattr__(name)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'gradient'"):
+        _ = jaxbackprop.gradient
+
+
+def test_the_self_check_holds_here(capsys):
+    assert selfcheck.main() == 0
+    said = capsys.readouterr().out
+    assert said.count(" holds ") == len(selfcheck.CHECKS)
+    assert f"jaxbackprop {jaxbackprop.__version__}, jax " in said
+
+
+def of_no_product(W_next, delta_next, sigma_prime):
+    return (jnp.abs(W_next).T @ delta_next) * sigma_prime
+
+
+def of_nothing(*_):
+    raise ZeroDivisionError("planted")
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "fault"),
+    [
+        ("jaxbackprop.backprop", "hidden_error", of_no_product),
+        ("jaxbackprop.backprop", "hidden_error", of_nothing),
+        ("jaxbackprop.selfcheck", "value_and_grad", lambda f: lambda *a: (f(*a), a[0])),
+    ],
+)
+def test_the_self_check_fails_with_a_fault_and_says_so(where, name, fault, monkeypatch):
+    monkeypatch.setattr(importlib.import_module(where), name, fault)
+    checks = dict(item for item in selfcheck.CHECKS.items() if "bytes" not in item[0])
+    monkeypatch.setattr(selfcheck, "CHECKS", checks)
+    assert selfcheck.main() == 1
+
+
+@pytest.mark.parametrize("size", [1e-3, float("nan"), float("inf")])
+def test_the_gate_of_the_self_check_refuses(size):
+    good = {"W": jnp.ones((3, 3)), "b": jnp.zeros(3)}
+    assert selfcheck.agree(good, good, 4) == (True, "0 of the bound")
+    assert not selfcheck.agree(good | {"W": good["W"] + size}, good, 4)[0]
+    assert not selfcheck.agree(good | {"b": good["b"] + size}, good, 4)[0]
+
+
+def examples():
+    """README's and the docs' examples as one Python program each."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        program = "".join(x.source for x in doctest.DocTestParser().get_examples(page.read_text()))
+        if program:
+            yield page.name, program
+
+
+@pytest.mark.parametrize(("page", "program"), list(examples()))
+def test_the_examples_are_programs(page, program):
+    """That they run is tested page by page; `python tests/test_package.py FOLDER` writes them out,
+    for a type checker."""
+    ast.parse(program)
+
+
+if __name__ == "__main__":
+    folder = pathlib.Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for page, program in examples():
+        (folder / f"{page.removesuffix('.md').lower()}_examples.py").write_text(program)
