@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbackprop.checkpoint.descriptions import Description
+from jaxbackprop.graph import budget
+from jaxbackprop.graph.halves import through
 from jaxbackprop.graph.recording import run
-from jaxbackprop.graph.walk import backward, is_real
+from jaxbackprop.graph.walk import is_real
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,6 +25,7 @@ def grad(
     has_aux: Literal[False] = False,
     holomorphic: bool = False,
     allow_int: bool = False,
+    checkpoint: Description | str | None = None,
 ) -> Callable[P, Any]: ...
 @overload
 def grad(
@@ -31,6 +35,7 @@ def grad(
     has_aux: Literal[True],
     holomorphic: bool = False,
     allow_int: bool = False,
+    checkpoint: Description | str | None = None,
 ) -> Callable[P, tuple[Any, Aux]]: ...
 @overload
 def grad(
@@ -39,6 +44,7 @@ def grad(
     has_aux: bool = False,
     holomorphic: bool = False,
     allow_int: bool = False,
+    checkpoint: Description | str | None = None,
 ) -> Callable[P, Any]: ...
 def grad(
     f: Callable[..., Any],
@@ -46,6 +52,7 @@ def grad(
     has_aux: bool = False,
     holomorphic: bool = False,
     allow_int: bool = False,
+    checkpoint: Description | str | None = None,
 ) -> Callable[..., Any]:
     """A function with f's arguments that returns the gradient of f by args[argnums].
 
@@ -54,8 +61,12 @@ def grad(
     of complex ones only with `holomorphic`, where f returns a complex scalar. f runs once, on
     values: outside of jit it may look at them. Raises TypeError in jax's terms otherwise, and
     `UnsupportedPrimitive` where the graph has an operation without a rule.
+
+    With `checkpoint=within(bytes)` the program needs at most so many bytes of temporary memory, and
+    what does not fit is computed again; f is then traced without values, under jit. Raises
+    ValueError where no plan is small enough, and under vmap.
     """
-    both: Callable = value_and_grad(f, argnums, has_aux, holomorphic, allow_int)
+    both: Callable = value_and_grad(f, argnums, has_aux, holomorphic, allow_int, checkpoint)
 
     def gradient(*args: Any, **kwargs: Any) -> Any:
         value, gradients = both(*args, **kwargs)
@@ -70,10 +81,12 @@ def value_and_grad(
     has_aux: bool = False,
     holomorphic: bool = False,
     allow_int: bool = False,
+    checkpoint: Description | str | None = None,
 ) -> Callable[P, tuple[T, Any]]:
     """As `grad`, and the value besides: (value, gradient), or ((value, aux), gradient)."""
 
     untyped: Callable = f
+    bytes = budget.asked_bytes(checkpoint)
 
     def value_and_gradient(*args: P.args, **kwargs: P.kwargs) -> tuple[T, Any]:
         chosen = places(argnums, args, holomorphic, allow_int)
@@ -85,31 +98,43 @@ def value_and_grad(
             return untyped(*full, **kwargs)
 
         primals = tuple(args[i] for i in chosen)
-        value, pullback, aux = _vjp(of_chosen, primals, has_aux)
+        value, pullback, aux = _vjp(of_chosen, primals, has_aux, bytes)
         check_scalar(value, holomorphic)
         gradients = pullback(jnp.ones_like(value))
         out: Any = (value, aux) if has_aux else value
         return out, gradients[0] if isinstance(argnums, int) else gradients
 
-    return value_and_gradient
+    return value_and_gradient if bytes is None else budget.compiled(value_and_gradient)
 
 
 @overload
 def vjp(
-    f: Callable[..., T], *primals: Any, has_aux: Literal[False] = False
+    f: Callable[..., T],
+    *primals: Any,
+    has_aux: Literal[False] = False,
+    checkpoint: Description | str | None = None,
 ) -> tuple[T, Callable[[T], tuple[Any, ...]]]: ...
 @overload
 def vjp(
-    f: Callable[..., tuple[T, Aux]], *primals: Any, has_aux: Literal[True]
+    f: Callable[..., tuple[T, Aux]],
+    *primals: Any,
+    has_aux: Literal[True],
+    checkpoint: Description | str | None = None,
 ) -> tuple[T, Callable[[T], tuple[Any, ...]], Aux]: ...
-def vjp(f: Callable, *primals: Any, has_aux: bool = False) -> Any:
+def vjp(
+    f: Callable,
+    *primals: Any,
+    has_aux: bool = False,
+    checkpoint: Description | str | None = None,
+) -> Any:
     """(f(*primals), pullback): the pullback takes a cotangent of the form of the output and returns
     a tuple of cotangents, one a primal. Integer leaves of the primals get float0 zeros, as in jax.
 
-    With `has_aux` f returns (output, aux), and aux is a third result. Raises TypeError where a
+    With `has_aux` f returns (output, aux), and aux is a third result. `checkpoint` is as in `grad`,
+    for the two ways as one program: call both under one jax.jit. Raises TypeError where a
     cotangent's structure, shape or dtype is not the output's.
     """
-    out, pullback, aux = _vjp(f, primals, has_aux)
+    out, pullback, aux = _vjp(f, primals, has_aux, budget.asked_bytes(checkpoint))
 
     def checked(ct: Any) -> tuple:
         if jax.tree.structure(ct) != jax.tree.structure(out):
@@ -132,7 +157,9 @@ def vjp(f: Callable, *primals: Any, has_aux: bool = False) -> Any:
     return (out, checked, aux) if has_aux else (out, checked)
 
 
-def _vjp(f: Callable, primals: tuple, has_aux: bool = False) -> tuple[Any, Callable, Any]:
+def _vjp(
+    f: Callable, primals: tuple, has_aux: bool = False, bytes: int | None = None
+) -> tuple[Any, Callable, Any]:
     """(output, pullback, aux). Of the aux nothing is differentiated."""
     leaves, tree = jax.tree.flatten(primals)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
@@ -144,15 +171,15 @@ def _vjp(f: Callable, primals: tuple, has_aux: bool = False) -> tuple[Any, Calla
         main, aux = out if has_aux else (out, None)
         return main, aux
 
-    main, aux, tape = run(of_leaves, leaves)
+    if bytes is None:
+        main, aux, tape = run(of_leaves, leaves)
+        walk_back = through(tape)[1]
+    else:
+        main, aux, walk_back = budget.run(of_leaves, leaves, bytes)
     out_tree = jax.tree.structure(main)
 
     def pullback(ct: Any) -> tuple:
-        cts = [
-            ct if active else None
-            for ct, active in zip(out_tree.flatten_up_to(ct), tape.active_outputs, strict=True)
-        ]
-        found = backward(tape, cts)
+        found = walk_back(out_tree.flatten_up_to(ct))
         return jax.tree.unflatten(
             tree, [_gradient(leaf, ct) for leaf, ct in zip(leaves, found, strict=True)]
         )
@@ -179,6 +206,7 @@ def places(
     args: Sequence,
     holomorphic: bool = False,
     allow_int: bool = False,
+    checkpoint: Description | str | None = None,
 ) -> tuple[int, ...]:
     """The places in args to differentiate by; TypeError unless what stands there can be."""
     chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)

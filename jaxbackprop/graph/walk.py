@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.extend import source_info_util
 from jax.extend.core import Literal
 
 from jaxbackprop.graph.rules import FLAT, RULES, UnsupportedPrimitive
@@ -140,10 +141,16 @@ def record(
     return outputs, located_pull
 
 
+def from_line(equation: Any) -> Any:
+    """What is evaluated for an equation, on either way, comes from its line of the user's code."""
+    return source_info_util.user_context(equation.source_info.traceback)
+
+
 @contextlib.contextmanager
 def _located(equations: tuple) -> Iterator[None]:
     try:
-        yield
+        with from_line(equations[-1]):
+            yield
     except UnsupportedPrimitive as error:
         error.equations = (*equations, *error.equations)
         raise
@@ -174,7 +181,7 @@ def _by_rule(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Cal
 def evaluate(equation: Any, inputs: list) -> list:
     """Apply an equation's primitive."""
     params = equation.primitive.get_bind_params(equation.params)
-    with equation.ctx.manager:
+    with equation.ctx.manager, from_line(equation):
         outputs = equation.primitive.bind(*inputs, **params)
     return list(outputs) if equation.primitive.multiple_results else [outputs]
 

@@ -1,0 +1,10 @@
+"""The exact gradient of any function in a stated number of bytes.
+
+`joint` traces forward and backward pass as one graph; `groups` tells what of it is materialised;
+`simulation` finds an order of evaluation, with repetitions, that fits; `emission` evaluates in
+that order; `planning` holds the compiled program against what was asked.
+"""
+
+from jaxbackprop.graph.budget.gradient import asked_bytes, compiled, run
+
+__all__ = ["asked_bytes", "compiled", "run"]

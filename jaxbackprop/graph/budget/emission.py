@@ -1,0 +1,130 @@
+"""Evaluation in a plan's order, so that what is computed again is indeed computed again.
+
+A compiler merges equal computations, and keeps the first. So where an operation runs on the very
+operands that it has run on before, one of them is *tied* to the latest value: on a CPU by a number
+that is always 0, elsewhere by an optimization barrier.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import Literal
+
+from jaxbackprop.checkpoint.ties import array_of_its_own, tie
+from jaxbackprop.graph.budget.groups import Groups, size
+from jaxbackprop.graph.budget.joint import Operation
+from jaxbackprop.graph.budget.kinds import SHALLOW, STRETCHED, VIEWS
+from jaxbackprop.graph.walk import evaluate, from_line
+
+
+class Evaluation:
+    """The values of a joint graph, as far as they have been evaluated.
+
+    `far`: the values that are read long after they are made. `loose`: what depends on the inputs
+    alone, and could be made at any time.
+    """
+
+    def __init__(
+        self, graph: Groups, held: bool, variables: Sequence[int], inputs: Sequence[Any]
+    ) -> None:
+        self.graph = graph
+        self.held = held
+        self.values: dict[int, Any] = {}
+        self.version: dict[int, int] = {}
+        self.ran: set[tuple] = set()
+        self.loose = set(graph.joint.inputs)
+        self.arguments = set(graph.joint.inputs)
+        self.latest: Any = None
+        self.count = 0
+        self.burst = 0
+        self.steps_ran: set[int] = set()
+        self.again = False
+        self.given(variables, inputs)
+
+    def copy(self) -> "Evaluation":
+        """As far as this one is: what is evaluated in one of the two does not show in the other."""
+        other = copy.copy(self)
+        other.values, other.version = dict(self.values), dict(self.version)
+        other.ran, other.loose = set(self.ran), set(self.loose)
+        other.steps_ran = set(self.steps_ran)
+        return other
+
+    def given(self, variables: Sequence[int], values: Sequence[Any]) -> None:
+        for v, value in zip(variables, values, strict=True):
+            self.values[v] = value
+            self.version[v] = 0
+
+    def run(self, steps: Sequence[int]) -> None:
+        for step in steps:
+            group = self.graph.groups[step]
+            self.again = step in self.steps_ran
+            if not self.again:
+                self.burst = self.count
+            self.steps_ran.add(step)
+            for index in group.operations:
+                self.operate(index, self.graph.joint.operations[index])
+            if self.held and group.in_place and group.apart:
+                for v in group.writes:
+                    self.values[v] = array_of_its_own(self.values[v])
+            self.remember(group.writes)
+
+    def remember(self, writes: Sequence[int]) -> None:
+        """The latest value that a tie can be made to."""
+        for v in writes:
+            if v not in self.loose and _can_hold(self.values[v]):
+                self.latest = self.values[v]
+
+    def operate(self, index: int, operation: Operation) -> None:
+        versions = tuple(self.version.get(v, 0) for v in operation.values)
+        key = (index, versions)
+        inputs = [self.read(v) for v in operation.reads]
+        old = max(versions, default=0) <= self.burst
+        again = key in self.ran or (self.again and old)
+        self.ran.add(key)
+        loose = operation.name in SHALLOW and all(v in self.loose for v in operation.values)
+        if loose:
+            self.loose.update(operation.writes)
+        stretched = operation.name in VIEWS | STRETCHED
+        if stretched and again and all(v in self.arguments for v in operation.values):
+            return
+        if self.latest is not None and self.held and (again or (loose and not stretched)):
+            inputs = self.tied(operation, inputs)
+        outputs = self.evaluate(operation, inputs)
+        self.count += 1
+        self.values.update(zip(operation.writes, outputs, strict=True))
+        self.version.update(dict.fromkeys(operation.writes, self.count))
+
+    def evaluate(self, operation: Operation, inputs: list) -> list:
+        loop = operation.equation.params.get("loop")
+        if loop is None:
+            return evaluate(operation.equation, inputs)
+        run = loop.ahead if operation.name == "scan_ahead" else loop.back
+        with from_line(operation.equation):
+            return run(self.graph.choices[loop], inputs)
+
+    def read(self, v: Any) -> Any:
+        return v.val if isinstance(v, Literal) else self.values[v]
+
+    def tied(self, operation: Operation, inputs: list) -> list:
+        """The operands, the smallest of them tied to the latest value."""
+        sizes = {
+            place: size(self.graph.joint.avals[v])
+            for place, v in enumerate(operation.reads)
+            if not isinstance(v, Literal) and hasattr(inputs[place], "dtype")
+        }
+        if not sizes:
+            return inputs
+        place = min(sizes, key=sizes.__getitem__)
+        held = tie(self.latest, inputs[place])
+        same = [v is operation.reads[place] or v == operation.reads[place] for v in operation.reads]
+        return [held if s else x for s, x in zip(same, inputs, strict=True)]
+
+
+def _can_hold(value: Any) -> bool:
+    return (
+        hasattr(value, "dtype")
+        and jax.numpy.issubdtype(value.dtype, jax.numpy.floating)
+        and value.size > 0
+    )

@@ -1,0 +1,222 @@
+"""Groups: what is materialised, and what is computed on the way to it.
+
+A compiler fuses: broadcasts, casts and elementwise values with one reader never become arrays in
+memory. A group is an operation whose results are arrays, with the virtual values that are read on
+the way to them. Its cost is an estimate in nanoseconds of a small CPU; plans depend on ratios only.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.extend.core import Literal
+
+from jaxbackprop.graph.budget.joint import Joint, Operation
+from jaxbackprop.graph.budget.kinds import (
+    CHEAP,
+    COLLECTIVE,
+    FUSING,
+    LOOP,
+    SORTING,
+    STRETCHED,
+    TRANSCENDENTAL,
+    VIEWS,
+)
+from jaxbackprop.graph.halves import acts
+
+FLOPS, BYTES, SLOW = 60.0, 6.0, 1.0  # a nanosecond: 60 FLOP, 6 bytes, one transcendental
+
+
+Choices = dict[Any, Any]  # for each loop of a graph, its option
+
+
+class Group(NamedTuple):
+    """The operations that make `writes` from `reads`, in order."""
+
+    operations: tuple[int, ...]
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    cost: float
+    workspace: int
+    in_place: bool
+    apart: bool
+    once: bool
+
+
+class Groups(NamedTuple):
+    """A joint graph in groups, in its own order. `bytes`: 0 for arguments and results."""
+
+    joint: Joint
+    groups: list[Group]
+    bytes: list[int]
+    producer: dict[int, int]
+    choices: Choices
+
+
+def size(aval: Any) -> int:
+    """Bytes of a value of this type."""
+    if not hasattr(aval, "shape"):
+        return 0
+    dtype = aval.dtype
+    each = dtype.itemsize if isinstance(dtype, np.dtype) else 8
+    return math.prod(aval.shape) * max(each, 1)
+
+
+def form(joint: Joint, choices: Choices | None = None) -> Groups:
+    """The groups of a graph, with an option chosen for each loop in it."""
+    choices = choices or {}
+    operations, avals = joint.operations, joint.avals
+    readers: dict[int, list[int]] = {}
+    maker: dict[int, int] = {}
+    for i, operation in enumerate(operations):
+        for v in operation.values:
+            readers.setdefault(v, []).append(i)
+        maker.update(dict.fromkeys(operation.writes, i))
+    results = {v for v in joint.outputs if not isinstance(v, Literal)}
+    virtual = {
+        v
+        for v, i in maker.items()
+        if v not in results and _is_virtual(operations[i], readers.get(v, []), operations)
+    }
+    inputs = set(joint.inputs)
+    free = inputs | results
+    bytes = [0 if v in free else size(a) for v, a in enumerate(avals)]
+    for v, i in maker.items():
+        if v not in free:
+            bytes[v] = bytes_of(avals, v, choices, operations[i])
+    groups, producer = [], {}
+    for i, operation in enumerate(operations):
+        if all(v in virtual for v in operation.writes):
+            continue
+        members, reads = _way(i, operations, maker, virtual, inputs)
+        within = [operations[m] for m in members]
+        producer.update(dict.fromkeys(operation.writes, len(groups)))
+        groups.append(
+            Group(
+                tuple(members),
+                tuple(reads),
+                operation.writes,
+                sum(cost(o, avals, choices) for o in within),
+                workspace(operation, avals, choices),
+                operation.name in LOOP,
+                operation.name in CHEAP
+                and len(readers.get(operation.writes[0], ())) > 1
+                and sum(bytes[v] for v in reads) > bytes[operation.writes[0]],
+                any(once(o) for o in within),
+            )
+        )
+    return Groups(joint, groups, bytes, producer, choices)
+
+
+def _is_virtual(operation: Operation, readers: list[int], operations: list[Operation]) -> bool:
+    name = operation.name
+    if name in VIEWS:
+        return True
+    if name not in LOOP or not all(operations[r].name in FUSING for r in readers):
+        return False
+    if name in STRETCHED or name == "convert_element_type":
+        return True
+    return len(set(readers)) == 1
+
+
+def _way(root, operations, maker, virtual, inputs) -> tuple[list[int], list[int]]:
+    """The operations from what is materialised to the root, and what they read of that."""
+    members, reads, waiting = set(), {}, [root]
+    while waiting:
+        i = waiting.pop()
+        if i in members:
+            continue
+        members.add(i)
+        for v in operations[i].values:
+            if v in virtual:
+                waiting.append(maker[v])
+            elif v not in inputs:
+                reads[v] = None
+    return sorted(members), list(reads)
+
+
+def _elements(aval: Any) -> int:
+    return math.prod(getattr(aval, "shape", ()))
+
+
+def bytes_of(avals: list[Any], v: int, choices: Choices, operation: Operation | None) -> int:
+    """Bytes of a value; what a loop keeps for its way back is the last of its results."""
+    if operation is not None and operation.name == "scan_ahead" and v == operation.writes[-1]:
+        return choices[operation.equation.params["loop"]].kept
+    return size(avals[v])
+
+
+def once(operation: Operation) -> bool:
+    """Is it to be done one time only: an effect, or something between devices?"""
+    return acts(operation.equation) or operation.name in COLLECTIVE
+
+
+def cost(operation: Operation, avals: list[Any], choices: Choices) -> float:
+    """Estimated nanoseconds: FLOPs of products, bytes of the rest."""
+    name, params = operation.name, operation.equation.params
+    if "loop" in params:
+        option = choices[params["loop"]]
+        return option.cost_ahead if name == "scan_ahead" else option.cost_back
+    out = max((_elements(avals[v]) for v in operation.writes), default=0)
+    if name == "dot_general":
+        contracted = params["dimension_numbers"][0][0]
+        shape = operation.equation.invars[0].aval.shape
+        return 2 * out * math.prod(shape[d] for d in contracted) / FLOPS
+    if name == "conv_general_dilated":
+        kernel = operation.equation.invars[1].aval.shape
+        features = kernel[params["dimension_numbers"].rhs_spec[0]]
+        return 2 * out * math.prod(kernel) / max(features, 1) / FLOPS
+    inner = inner_graphs(params)
+    if inner:
+        times = params.get("length", 1)
+        return times * max(sum(_own_cost(e) for e in graph.eqns) for graph in inner)
+    moved = sum(size(avals[v]) for v in operation.writes)
+    moved += sum(size(v.aval) for v in operation.equation.invars)
+    if name in VIEWS or name in STRETCHED:
+        return 0.0
+    factor = 8 if name in SORTING else 1
+    return factor * moved / BYTES + (SLOW * out if name in TRANSCENDENTAL else 0)
+
+
+def _own_cost(equation: Any) -> float:
+    writes = tuple(range(len(equation.outvars)))
+    return cost(Operation(equation, (), writes), [v.aval for v in equation.outvars], {})
+
+
+def inner_graphs(params: dict) -> list[Any]:
+    """The graphs among an equation's parameters."""
+    found = []
+    for value in params.values():
+        for entry in value if isinstance(value, (tuple, list)) else (value,):
+            graph = getattr(entry, "jaxpr", entry)
+            if hasattr(graph, "eqns"):
+                found.append(graph)
+    return found
+
+
+def workspace(operation: Operation, avals: list[Any], choices: Choices) -> int:
+    """Bytes that it needs beside operands and results: of an inner graph, its own peak."""
+    if "loop" in operation.equation.params:
+        option = choices[operation.equation.params["loop"]]
+        return option.work_ahead if operation.name == "scan_ahead" else option.work
+    if operation.name in ("random_bits", "threefry2x32"):  # a loop over two states of that size
+        return 3 * sum(size(avals[v]) for v in operation.writes)
+    graphs = inner_graphs(operation.equation.params)
+    return max((_inner_peak(graph) for graph in graphs), default=0)
+
+
+def _inner_peak(jaxpr: Any) -> int:
+    """The most that is alive at a time in an inner graph, its inputs apart."""
+    last = {v: i for i, e in enumerate(jaxpr.eqns) for v in e.invars if not isinstance(v, Literal)}
+    alive, peak, held = 0, 0, {}
+    for i, e in enumerate(jaxpr.eqns):
+        virtual = e.primitive.name in VIEWS | STRETCHED
+        for v in e.outvars:
+            held[v] = 0 if virtual else size(v.aval)
+            alive += held[v]
+        inner = max((_inner_peak(g) for g in inner_graphs(e.params)), default=0)
+        peak = max(peak, alive + inner)
+        for v in e.invars:
+            if not isinstance(v, Literal) and last.get(v) == i and v in held:
+                alive -= held.pop(v)
+    return peak

@@ -1,0 +1,106 @@
+"""The plan: an order that fits, held against the program that it compiles to."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import jax
+
+from jaxbackprop.graph.budget.emission import Evaluation
+from jaxbackprop.graph.budget.groups import Groups, form
+from jaxbackprop.graph.budget.joint import Joint, Operation
+from jaxbackprop.graph.budget.loops import loops_in, paths
+from jaxbackprop.graph.budget.simulation import NoRoom, Order, best, least, plain
+from jaxbackprop.graph.lines import where
+
+TRIES = 5
+PATHS = 24  # choices for the loops that are tried
+MIB = 2**20
+
+
+class Planned(NamedTuple):
+    """A graph in an order, and the temporary bytes of the program that it compiles to."""
+
+    graph: Groups
+    order: Order
+    compiled: int
+
+
+def evaluate(graph: Groups, order: Order, inputs: Sequence[Any]) -> list:
+    """The outputs of the joint graph, evaluated in an order."""
+    evaluation = Evaluation(graph, order.held, graph.joint.inputs, inputs)
+    evaluation.run(order.steps)
+    return [evaluation.read(v) for v in graph.joint.outputs]
+
+
+def compiled_bytes(graph: Groups, order: Order) -> int:
+    avals = [graph.joint.avals[v] for v in graph.joint.inputs]
+    types = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
+    program = jax.jit(lambda *inputs: evaluate(graph, order, inputs)).lower(*types).compile()
+    return cast(Any, program.memory_analysis()).temp_size_in_bytes
+
+
+def plan(joint: Joint, bytes: int) -> Planned:
+    """The cheapest plan found whose compiled program needs at most so many bytes.
+
+    Raises ValueError where there is none, and names the least and the operation that sets it.
+    """
+    graphs = graphs_of(joint)
+    free = plain(graphs[0])._replace(held=False)
+    if free.peak <= bytes:
+        compiled = compiled_bytes(graphs[0], free)
+        if compiled <= bytes:
+            return Planned(graphs[0], free, compiled)
+    room = bytes
+    for _ in range(TRIES):
+        found = cheapest(graphs, int(room))
+        if found is None:
+            break
+        graph, order = found
+        compiled = compiled_bytes(graph, order)
+        if compiled <= bytes:
+            return Planned(graph, order, compiled)
+        room = min(room, order.peak) * min(bytes / compiled, 0.98)
+    found, operation = least_plan(graphs)
+    if found.compiled <= bytes:
+        return found
+    raise ValueError(
+        f"no plan fits {shown(bytes)}: the least that one needs is {shown(found.compiled)}, for "
+        f"{described(operation)}"
+    )
+
+
+def graphs_of(joint: Joint) -> list[Groups]:
+    """The graph with less and less memory for its loops."""
+    return [form(joint, choices) for choices in paths(loops_in(joint), PATHS)]
+
+
+def cheapest(graphs: Sequence[Groups], room: int) -> tuple[Groups, Order] | None:
+    """Of graphs whose loops need less and less memory: the first that fits, and the next two, which
+    leave more room to what is around the loops, are compared."""
+    fitting = []
+    for graph in graphs:
+        try:
+            fitting.append((graph, best(graph, room)))
+        except NoRoom:
+            continue
+        if len(fitting) == 3:
+            break
+    return min(fitting, key=lambda pair: pair[1].cost, default=None)
+
+
+def least_plan(graphs: Sequence[Groups]) -> tuple[Planned, Operation]:
+    """The plan in the least memory, and the operation that needs it."""
+    tried = [(*least(graph), graph) for graph in graphs[-2:]]
+    order, group, graph = min(tried, key=lambda found: found[0].peak)
+    planned = Planned(graph, order, compiled_bytes(graph, order))
+    return planned, graph.joint.operations[graph.groups[group].operations[-1]]
+
+
+def described(operation: Operation) -> str:
+    """'exp' of float32[8,32000] (model.py:12)."""
+    result = operation.equation.outvars[0].aval
+    return f"'{operation.name}' to {result.dtype}{list(result.shape)} ({where(operation.lines)})"
+
+
+def shown(bytes: int) -> str:
+    return f"{bytes} bytes ({bytes / MIB:.2f} MiB)"

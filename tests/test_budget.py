@@ -1,0 +1,194 @@
+"""The gradient of any function in a number of bytes: exact, and never in more than asked."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from jaxbackprop import checkpoint
+from jaxbackprop.checkpoint import within
+from jaxbackprop.graph import value_and_grad, vjp
+
+X = jax.random.normal(jax.random.key(0), (256, 32))
+
+
+def layers(n, width=32):
+    keys = jax.random.split(jax.random.key(1), n)
+    return [(jax.random.normal(k, (width, width)) / width**0.5, jnp.full(width, 0.1)) for k in keys]
+
+
+def dense(params, x):
+    for w, b in params:
+        x = jnp.tanh(x @ w + b)
+    return (x**2).mean()
+
+
+def dropout(params, x):
+    for i, (w, b) in enumerate(params):
+        keep = jax.random.bernoulli(jax.random.fold_in(jax.random.key(7), i), 0.8, x.shape)
+        x = jnp.where(keep, jnp.tanh(x @ w + b) / 0.8, 0)
+    return (x**2).mean()
+
+
+def skips(params, x):
+    """A U: each layer on the way down is read again on the way up."""
+    half, kept = len(params) // 2, []
+    for w, b in params[:half]:
+        kept.append(x)
+        x = jax.nn.gelu(x @ w + b)
+    for w, b in params[half:]:
+        x = jax.nn.gelu(x @ w + b) * kept.pop() if kept else x
+    return (x**2).mean()
+
+
+def own_checkpoint(params, x):
+    for w, b in params:
+        x = jax.checkpoint(lambda w, b, x: jnp.tanh(x @ w + b))(w, b, x)
+    return (x**2).mean()
+
+
+def scanned(params, x):
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    return (jax.lax.scan(lambda x, p: (jnp.tanh(x @ p[0] + p[1]), None), x, stacked)[0] ** 2).mean()
+
+
+def loops(params, x):
+    """A loop in a loop that runs backward, with outputs of its steps and a length that is prime."""
+
+    def inner(x, p):
+        return jnp.tanh(x @ p[0] + p[1]), x.mean(0)
+
+    def outer(x, y):
+        x, means = jax.lax.scan(inner, x, stacked)
+        return x + y, means.sum(0)
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    x, means = jax.lax.scan(outer, x, jnp.arange(7.0), reverse=True)
+    return (x**2).mean() + (means**3).mean()
+
+
+def keys_in_a_loop(params, x):
+    def step(carry, p):
+        x, key = carry
+        key, own = jax.random.split(key)
+        keep = jax.random.bernoulli(own, 0.8, x.shape)
+        return (jnp.where(keep, jnp.tanh(x @ p[0] + p[1]), 0), key), None
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    return (jax.lax.scan(step, (x, jax.random.key(3)), stacked)[0][0] ** 2).mean()
+
+
+def branches(params, x):
+    for i, (w, b) in enumerate(params):
+        x = jax.lax.cond(x[0, 0] > i - 2, lambda x, w=w, b=b: jnp.tanh(x @ w + b), jnp.sin, x)
+    return (x**2).mean()
+
+
+FUNCTIONS = [dense, dropout, skips, own_checkpoint, scanned, loops, keys_in_a_loop, branches]
+
+
+def temporary(f, *args):
+    return jax.jit(f).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+
+def same(found, reference):
+    """Normwise 1e-5 each leaf, of at least 1e-4 of the whole norm."""
+    whole = np.sqrt(sum(float(jnp.vdot(g, g)) for g in jax.tree.leaves(reference)))
+    for g, ĝ in zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True):
+        assert g.shape == ĝ.shape
+        assert g.dtype == ĝ.dtype
+        assert np.linalg.norm(g - ĝ) <= 1e-5 * max(np.linalg.norm(ĝ), 1e-4 * whole)
+
+
+@pytest.mark.parametrize("f", FUNCTIONS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("share", [2.0, 0.7])
+def test_the_gradient_is_exact_and_its_program_needs_no_more_than_asked(f, share):
+    params = layers(6)
+    ordinary = jax.jit(jax.value_and_grad(f)).lower(params, X).compile()
+    asked = int(share * max(ordinary.memory_analysis().temp_size_in_bytes, 500_000))
+    program = jax.jit(value_and_grad(f, checkpoint=within(asked))).lower(params, X).compile()
+    value, gradient = program(params, X)
+    expected, reference = ordinary(params, X)
+    assert np.allclose(value, expected, rtol=1e-6)
+    same(gradient, reference)
+    assert program.memory_analysis().temp_size_in_bytes <= asked
+
+
+def test_a_training_step_stays_within_what_its_gradient_was_given():
+    params, asked = layers(8), 200_000
+
+    @jax.jit
+    def step(params, x):
+        value, gradient = value_and_grad(dense, checkpoint=within(asked))(params, x)
+        return value, jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+
+    assert temporary(step, params, X) <= asked
+    reference = jax.grad(dense)(params, X)
+    same(step(params, X)[1], jax.tree.map(lambda p, g: p - 0.1 * g, params, reference))
+
+
+def test_a_pullback_stays_within_what_it_was_given():
+    params, asked = layers(8), 200_000
+
+    def there_and_back(params, ct):
+        return vjp(lambda params: dense(params, X), params, checkpoint=within(asked))[1](ct)[0]
+
+    assert temporary(there_and_back, params, jnp.float32(2)) <= asked
+    reference = jax.grad(dense)(params, X)
+    same(there_and_back(params, jnp.float32(2)), jax.tree.map(lambda g: 2 * g, reference))
+
+
+def test_less_than_the_least_is_refused_with_the_least_and_its_line():
+    with pytest.raises(ValueError, match=r"least that one needs is \d+ bytes .*test_budget.py:\d+"):
+        value_and_grad(dense, checkpoint=within(1000))(layers(3), X)
+
+
+def test_under_vmap_it_is_refused_by_name():
+    with pytest.raises(ValueError, match="put the vmap inside"):
+        jax.vmap(lambda x: value_and_grad(dense, checkpoint="10MB")(layers(2), x))(
+            jnp.stack([X, X])
+        )
+
+
+def test_a_plan_says_by_line_what_is_kept_and_what_is_computed_again():
+    params = layers(6)
+    plan = checkpoint.plan(dense, params, X, bytes="180KiB")
+    assert plan.compiled_bytes <= 180 * 1024
+    assert abs(plan.bytes - plan.compiled_bytes) <= 0.1 * plan.compiled_bytes
+    assert plan.factor > 1
+    (row,) = [row for row in plan.rows if row.again]
+    assert row.line.text == "x = jnp.tanh(x @ w + b)"
+    assert all(len(line) <= 100 for line in str(plan).splitlines())
+
+
+def test_the_least_can_be_had_and_less_cannot():
+    params = layers(6)
+    least = checkpoint.least(dense, params, X)
+    assert checkpoint.plan(dense, params, X, bytes=least.bytes).compiled_bytes <= least.bytes
+    with pytest.raises(ValueError, match=f"{least.bytes} bytes"):
+        checkpoint.plan(dense, params, X, bytes=least.bytes // 2)
+
+
+def test_what_an_ordinary_pass_keeps_is_told_with_the_bytes_of_jax_grad():
+    params = layers(6)
+    kept = checkpoint.kept(dense, params, X)
+    assert sum(row.kept for row in kept.walk.rows) >= 5 * X.nbytes
+    assert kept.jax_bytes == temporary(jax.value_and_grad(dense), params, X)
+
+
+def test_a_frontier_trades_bytes_for_time():
+    points = checkpoint.frontier(dense, layers(6), X, points=4).points
+    assert [p.bytes for p in points] == sorted(p.bytes for p in points)
+    assert [p.factor for p in points] == sorted((p.factor for p in points), reverse=True)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_other_platforms_get_barriers_and_a_cpu_gets_ties(platform):
+    f = jax.jit(value_and_grad(dense, checkpoint=within("180KiB")))
+    args = layers(6), X
+    elsewhere = export.export(f, platforms=[platform])(*args).mlir_module()
+    here = export.export(f, platforms=["cpu"])(*args).mlir_module()
+    assert "optimization_barrier" in elsewhere
+    assert "signbit" not in elsewhere
+    assert "signbit" in here
