@@ -2,8 +2,10 @@
 
 import inspect as source
 import runpy
+import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -541,18 +543,55 @@ def test_an_equinox_model_is_looked_into():
         np.testing.assert_allclose(g, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_script_shows_each_origin(capsys):
-    path = Path(__file__).parent.parent / "scripts" / "where_is_my_nan.py"
-    runpy.run_path(str(path), run_name="__main__")
+SCRIPT = Path(__file__).parent.parent / "scripts" / "where_is_my_nan.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+
+
+def test_the_gallery_shows_each_origin(script, capsys):
+    pytest.importorskip("flax")
+    pytest.importorskip("equinox")
+    assert script.main(script.Options()) is False
     printed = capsys.readouterr().out
-    lines = path.read_text().splitlines()
+    lines = SCRIPT.read_text().splitlines()
     for text, direction in (
         ("sum(jnp.where(x > 0, jnp.sqrt", "sqrt at {} makes the gradient nan"),
         ("jnp.linalg.norm(state)", "sqrt at {} makes the gradient inf"),
         ("-jnp.log(probabilities)", "log at {} makes the value -inf"),
+        ("w / jnp.sqrt(", "div at {} makes the value nan"),
+        ("jnp.linalg.eigh(", "eigh at {} makes the gradient nan"),
+        ("linen.LayerNorm(epsilon", "rsqrt at {} makes the value inf"),
+        ("jax.nn.softmax(scores)", "sub at {} makes the value nan"),
     ):
         (number,) = [i for i, line in enumerate(lines, 1) if text in line]
         assert direction.format(f"where_is_my_nan.py:{number}") in printed
-    assert "step            0 of the loop" in printed
-    assert "nothing" not in printed
-    assert printed.count("everything is finite") == 1
+    for text in ("step            0 of the loop", "step            1 of the loop"):
+        assert text in printed
+    assert "named           Model/LayerNorm_0" in printed
+    assert printed.count("all is finite") == 1
+    assert printed.count("write instead") == 6  # of equal eigenvalues nothing is known
+
+
+def test_the_script_looks_into_a_users_function(script, tmp_path, capsys, monkeypatch):
+    model = tmp_path / "model.py"
+    text = "import jax.numpy as jnp\ndef init(n):\n    return jnp.zeros(n)\n"
+    model.write_text(text + "def loss(w, k):\n    return k * jnp.linalg.norm(w)\n")
+    options = script.Options(f"{model}:loss", ("init(2)", "3"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert script.main(options) is True
+    assert "sqrt at model.py:5 makes the gradient inf" in capsys.readouterr().out
+    assert script.main(script.Options(f"{model}:loss", ("jnp.ones(2)", "3"))) is False
+    for target, arguments, message in (
+        (f"{model}:los", (), "the nearest are loss"),
+        (f"{tmp_path}/other.py:loss", (), "no file"),
+        (f"{model}:loss", ("innit(2)", "3"), "'innit.2.': NameError"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            script.main(script.Options(target, arguments))
+    with pytest.raises(ValueError, match=r"file\.py:function"):
+        script.Options("model.py")
+    with pytest.raises(ValueError, match="one of where, "):
+        script.Options(only=("wher",))

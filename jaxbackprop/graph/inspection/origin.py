@@ -19,6 +19,7 @@ from jaxbackprop.graph.inspection.repairs import Repair, repair
 from jaxbackprop.graph.inspection.statistics import real
 from jaxbackprop.graph.inspection.unfold import Graph, Step, Unknown, Value, origin_of
 from jaxbackprop.graph.lines import Line, expression, innermost, stack
+from jaxbackprop.graph.names import scope
 
 Mask = np.ndarray | np.bool_
 
@@ -32,7 +33,7 @@ class Origin:
     that arrives from above, are the numbers at the `entry` where the operation goes entry by entry,
     and whole arrays elsewhere. Numbers that were given have the direction "given", and no line.
     `reaches` names the results that are not finite because of it. `repair` is what to write
-    instead, where that is known.
+    instead, where that is known; `scope` the names that it stands in, of flax linen's modules too.
     """
 
     direction: str
@@ -48,6 +49,7 @@ class Origin:
     result: np.ndarray
     reaches: tuple[str, ...]
     repair: Repair | None = None
+    scope: str = ""
 
     def __repr__(self) -> str:
         return report.origin(self)
@@ -217,6 +219,7 @@ def _origin(event: Event, reaches: tuple[str, ...]) -> Origin:
         _at(result, entry),
         reaches,
         _repair(step, at),
+        scope(step.place.equations),
     )
 
 

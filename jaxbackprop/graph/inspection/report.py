@@ -13,6 +13,7 @@ from jaxbackprop.graph.inspection.statistics import real
 ROWS = 60  # a terminal's few screens; the filters show the rest
 HEADER = ("#", "operation", "line", "name", "shape", "value", "min", "max", "gradient", "0s")
 HEADER += ("NaN, Inf",)
+REACHES = 4  # are named; the rest is counted
 WIDTH = 100  # of a line of the table
 LEFT = (1, 2, 3, 4, 10)  # these columns are words, the others numbers
 WORDS = (1, 2, 3)  # and these are cut where the line would be too long
@@ -217,6 +218,8 @@ def origin(found: Any) -> str:
     if found.line is not None:
         lines.append(f"    {found.line.text}")
         lines.append(f"  in              {found.line.function}, {found.line.file}")
+    if found.scope:
+        lines.append(f"  named           {found.scope}")
     if found.scan_steps:
         lines.append(f"  step            {', '.join(map(str, found.scan_steps))} of the loop")
     if found.entry:
@@ -232,7 +235,9 @@ def origin(found: Any) -> str:
         lines.append(f"  sent back       {_in_full(found.result)}")
     elif found.direction == "forward":
         lines.append(f"  value           {_in_full(found.result)}")
-    lines.append(f"  reaches         {', '.join(found.reaches)}")
+    more = len(found.reaches) - REACHES
+    reaches = ", ".join(found.reaches[:REACHES]) + (f" and {more} more" if more > 0 else "")
+    lines.append(f"  reaches         {reaches}")
     if found.repair is not None:
         operands = "x" if len(found.operands) == 1 else "x, y"
         of = "" if found.repair.own else f" of {found.operation}({operands})"

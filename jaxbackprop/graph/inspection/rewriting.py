@@ -7,7 +7,6 @@ import ast
 import functools
 import inspect
 import linecache
-import re
 import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -135,7 +134,10 @@ def own_text(repair: Callable, bound: Bound, expression: Expression) -> str:
     In a lambda nothing can stand before: all is written in place there.
     """
     in_place = _in_a_lambda(expression)
-    taken = set(re.findall(r"\w+", "".join(linecache.getlines(expression.file))))
+    taken = {
+        getattr(node, "id", getattr(node, "arg", None))
+        for node in ast.walk(_tree(expression.file, tuple(linecache.getlines(expression.file))))
+    }
     options = inspect.signature(repair).parameters.values()
     names: dict[str, ast.expr] = {
         p.name: ast.Constant(p.default) for p in options if p.kind == p.KEYWORD_ONLY
@@ -178,7 +180,7 @@ def _body(repair: Callable) -> list[Any]:
     return function.body
 
 
-def _free(name: str, taken: set[str]) -> str:
+def _free(name: str, taken: set) -> str:
     return name if name not in taken else _free(name + "_", taken)
 
 
