@@ -23,7 +23,7 @@ from jaxbackprop.graph.watching.evidence import account, capture, placed, withou
 from jaxbackprop.graph.watching.rewriting import Ears, Plan, plan
 from jaxbackprop.graph.watching.sites import ENTERED, Site
 from jaxbackprop.graph.watching.tracing import Traced, trace, visited
-from jaxbackprop.graph.watching.witness import OF_FINITE, OF_NO_NAN, ears, witnesses
+from jaxbackprop.graph.watching.witness import CARRIERS, ears, witnesses
 
 
 class Event(NamedTuple):
@@ -34,6 +34,9 @@ class Event(NamedTuple):
     operand: int
     site: int
     steps: tuple[int, ...]
+
+
+NOTHING = Event(False, (), 0, -1, ())
 
 
 def locate(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable:
@@ -68,41 +71,58 @@ def _nobody(visit: Any) -> Any:
 
 
 def _search(traced: Traced, has_aux: bool, reaches: tuple[str, ...]) -> Origin:
-    chosen = _equations(traced.sites)
-    run = _program(traced, plan(chosen, witnesses(chosen)), has_aux)
-    moments = _moments(chosen)
+    """What was made of finite numbers; if that is not the cause, NaN made of Inf; else the given.
 
-    def spoiled(after: Event | None, kinds: int) -> bool:
-        """Are the results, where all is healed that is made after an event, or made at all?"""
-        heal = lambda n, site: _after(moments[n], site, after)  # noqa: E731
-        return any(run(ears(chosen, heal, kinds == OF_NO_NAN))[0])
-
-    bad, seen, heard = run(ears(chosen, lambda n, site: _nothing(site), False))
-    if not any(bad):
+    Operations that only carry numbers on are left out at first: there are many.
+    """
+    for of_inf in (False, True):
+        chosen = _equations(traced.sites, carriers=of_inf)
+        run = _program(traced, plan(chosen, witnesses(chosen, of_inf)), has_aux)
+        found = _bisect(chosen, run)
+        if found is not None:
+            break
+    else:
+        return _given(traced, reaches)
+    if found == NOTHING:
         what = "an operation as the compiler fused it"
         return without_line(direction="fused", operation=what, reaches=reaches)
-    if spoiled(None, OF_NO_NAN):
-        return _given(traced, reaches)
-    kinds = OF_NO_NAN if spoiled(None, OF_FINITE) else OF_FINITE
-    events = sorted(_events(moments, seen, heard, kinds))
-    low, high = -1, len(events) - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if spoiled(events[middle], kinds) else (middle, high)
-    found = events[high]
     site = chosen[found.site]
     catching, silence = capture(site)
     caught = _program(traced, catching, has_aux)(silence)
-    told = account(site, found.steps, found.backward, kinds == OF_FINITE, caught)
+    told = account(site, found.steps, found.backward, not of_inf, caught)
     way = "backward" if found.backward else "forward"
     return placed(told, site, found.steps, direction=way, reaches=reaches)
 
 
-def _equations(sites: Sequence[Site]) -> list[Site]:
+def _bisect(chosen: Sequence[Site], run: Callable[[Ears], tuple]) -> Event | None:
+    """The first event that spoils the results though all that is made after it is healed.
+
+    NOTHING where they are not spoiled at all, None where they are even if everything is healed.
+    """
+    moments = _moments(chosen)
+
+    def spoiled(after: Event | None) -> bool:
+        return any(run(ears(chosen, lambda n, site: _after(moments[n], site, after)))[0])
+
+    bad, seen, heard = run(ears(chosen, lambda n, site: _nothing(site)))
+    if not any(bad):
+        return NOTHING
+    if spoiled(None):
+        return None
+    events = sorted(_events(moments, seen, heard))
+    low, high = -1, len(events) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if spoiled(events[middle]) else (middle, high)
+    return events[high]
+
+
+def _equations(sites: Sequence[Site], carriers: bool) -> list[Site]:
     """One site for each equation; loops and branches have witnesses inside."""
     first = {site.key[:-1]: site for site in reversed(sites)}
     chosen = {site.key for site in first.values()}
-    return [s for s in sites if s.key in chosen and s.equation.primitive.name not in ENTERED]
+    left_out = {*ENTERED} if carriers else {*ENTERED, *CARRIERS}
+    return [s for s in sites if s.key in chosen and s.equation.primitive.name not in left_out]
 
 
 def _program(traced: Traced, plan: Plan, has_aux: bool) -> Callable[[Ears], tuple]:
@@ -174,13 +194,11 @@ def _after(moment: list, site: Site, event: Event | None) -> np.ndarray:
     return healed
 
 
-def _events(
-    moments: list[list], seen: dict[int, Any], heard: dict[int, Any], kinds: int
-) -> Iterator[Event]:
+def _events(moments: list[list], seen: dict[int, Any], heard: dict[int, Any]) -> Iterator[Event]:
     for n in seen:
-        for steps in np.argwhere(seen[n][..., kinds] > 0):
+        for steps in np.argwhere(seen[n] > 0):
             yield Event(False, _at(moments[n], steps, 1), 0, n, tuple(map(int, steps)))
-        for *steps, operand in np.argwhere(heard[n].heard[..., kinds, :] > 0):
+        for *steps, operand in np.argwhere(heard[n].heard > 0):
             at = _at(moments[n], steps, -1)
             yield Event(True, at, int(operand), n, tuple(map(int, steps)))
 

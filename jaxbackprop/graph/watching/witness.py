@@ -5,6 +5,7 @@ Healing is how a cause is told from what does no harm, such as the -Inf of a mas
 the results are not finite although everything that was made after it is healed.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,107 +19,110 @@ from jaxbackprop.graph.walk import is_real
 from jaxbackprop.graph.watching.rewriting import Ears, Visit
 from jaxbackprop.graph.watching.sites import Site
 
-# What can be made: NaN or Inf of finite numbers; NaN of numbers of which some were Inf.
-OF_FINITE, OF_NO_NAN = 0, 1
+# The numbers that come out of these are numbers that went in.
+CARRIERS = {"reshape", "broadcast_in_dim", "transpose", "squeeze", "expand_dims", "slice", "split"}
+CARRIERS |= {"dynamic_slice", "dynamic_update_slice", "concatenate", "pad", "rev", "select_n"}
+CARRIERS |= {"gather", "copy", "copy_p", "name", "neg", "abs", "max", "min", "sort", "sign"}
+CARRIERS |= {"reduce_max", "reduce_min", "stop_gradient", "optimization_barrier", "clamp", "top_k"}
 
 
 class Ear(NamedTuple):
     """What a witness is told, and hears: with an axis for each scan around it.
 
-    heal: the value, and what goes back to each operand. both: heal NaN of Inf, too. heard: the
-    gradient by it says of each operand what was made on the way back, of finite and of no NaN.
+    heal: the value, and what goes back to each operand. heard: the gradient by it says of each
+    operand whether what went back to it was made there.
     """
 
     heal: Any
-    both: Any
     heard: Any
 
 
-def ears(chosen: Sequence[Site], heal: Callable[[int, Site], np.ndarray], both: bool) -> Ears:
+def ears(chosen: Sequence[Site], heal: Callable[[int, Site], np.ndarray]) -> Ears:
     """heal(n, site) has the shape (*steps, 1 + operands)."""
     return {
         n: Ear(
             np.asarray(heal(n, site), np.float32),
-            np.full(site.steps, both, np.float32),
-            np.zeros((*site.steps, 2, len(site.operands)), np.float32),
+            np.zeros((*site.steps, len(site.operands)), np.float32),
         )
         for n, site in enumerate(chosen)
     }
 
 
-def witnesses(chosen: Sequence[Site]) -> Callable[[Visit], tuple[list, dict[int, Any]]]:
-    """At each equation its witness; what is seen says what was made on the way forward."""
+def witnesses(
+    chosen: Sequence[Site], of_inf: bool
+) -> Callable[[Visit], tuple[list, dict[int, Any]]]:
+    """At each equation its witness; what is seen says whether its value was made there.
+
+    Made is NaN or Inf of finite numbers; and NaN of numbers of which some were Inf, if `of_inf`.
+    """
 
     def visitor(visit: Visit) -> tuple[list, dict[int, Any]]:
         (n,) = visit.numbers.values()
+        made = functools.partial(_made, entrywise(visit.equation), of_inf)
         call = _both_ways if chosen[n].active else _ahead
-        outputs, seen = call(visit.equation, chosen[n].operands, visit.inputs, visit.ears[n])
+        outputs, seen = call(visit.equation, made, chosen[n].operands, visit.inputs, visit.ears[n])
         return list(outputs), {n: seen}
 
     return visitor
 
 
+Made = Callable[[Any, Sequence], Any]  # the entries of an array that were made of the operands
+
+
 def _ahead(
-    equation: Any, operands: Sequence[bool], inputs: Sequence, ear: Ear
+    equation: Any, made: Made, operands: Sequence[bool], inputs: Sequence, ear: Ear
 ) -> tuple[list, jax.Array]:
-    outputs, seen = walk.evaluate(equation, list(inputs)), jnp.zeros(2)
+    outputs, seen = walk.evaluate(equation, list(inputs)), jnp.array(False)
     for k, output in enumerate(outputs):
         if is_real(output):
-            made = _made(output, inputs, entrywise(equation))
-            outputs[k] = jnp.where(_ill(made, ear.heal[0], ear.both), jnp.ones_like(output), output)
-            seen = jnp.maximum(seen, _any(made))
-    return outputs, seen
+            ill = made(output, inputs)
+            outputs[k] = jnp.where(ill & (ear.heal[0] > 0), jnp.ones_like(output), output)
+            seen |= jnp.any(ill)
+    return outputs, seen.astype(jnp.float32)
 
 
 def _both_ways(
-    equation: Any, operands: Sequence[bool], inputs: Sequence, ear: Ear
+    equation: Any, made: Made, operands: Sequence[bool], inputs: Sequence, ear: Ear
 ) -> tuple[list, jax.Array]:
     @jax.custom_vjp
     def ahead(inputs, ear):
-        return _ahead(equation, operands, inputs, ear)
+        return _ahead(equation, made, operands, inputs, ear)
 
     def back(kept, cts):
         inputs, ear = kept
-        outputs, _ = _ahead(equation, operands, inputs, ear)
-        cts = [
-            ct if is_real(v.aval) else None for v, ct in zip(equation.outvars, cts[0], strict=True)
-        ]
+        outputs, _ = ahead(inputs, ear)
+        pairs = zip(equation.outvars, cts[0], strict=True)
+        cts = [ct if is_real(v.aval) else None for v, ct in pairs]
         found = walk.record(equation, list(inputs), list(operands))[1](cts)
         values = [*inputs, *outputs, *(ct for ct in cts if ct is not None)]
-        heard = jnp.zeros_like(ear.heard)
+        heard = []
         for i, contribution in enumerate(found):
-            if contribution is not None and is_real(contribution):
-                made = _made(contribution, values, entrywise(equation))
-                ill = _ill(made, ear.heal[1 + i], ear.both)
-                found[i] = jnp.where(ill, jnp.zeros_like(contribution), contribution)
-                heard = heard.at[:, i].set(_any(made))
-            else:
+            if contribution is None or not is_real(contribution):
                 found[i] = None
-        return found, Ear(jnp.zeros_like(ear.heal), jnp.zeros_like(ear.both), heard)
+                heard.append(jnp.array(False))
+                continue
+            ill = made(contribution, values)
+            found[i] = jnp.where(ill & (ear.heal[1 + i] > 0), 0, contribution)
+            heard.append(jnp.any(ill))
+        return found, Ear(jnp.zeros_like(ear.heal), jnp.stack(heard).astype(jnp.float32))
 
     ahead.defvjp(lambda inputs, ear: (ahead(inputs, ear), (inputs, ear)), back)
     return ahead(list(inputs), ear)
 
 
-def _made(array: Any, operands: Sequence, entrywise: bool) -> tuple[Any, Any]:
-    """The entries that are not finite, of finite operands; and those that are NaN, of no NaN."""
-    finite, no_nan = jnp.array(True), jnp.array(True)
-    for operand in operands:
-        if is_real(operand):
-            alike = entrywise and jnp.shape(operand) == jnp.shape(array)
-            own, nan = jnp.isfinite(operand), ~jnp.isnan(operand)
-            finite &= own if alike else jnp.all(own)
-            no_nan &= nan if alike else jnp.all(nan)
-    return ~jnp.isfinite(array) & finite, jnp.isnan(array) & no_nan
+def _made(entrywise: bool, of_inf: bool, array: Any, operands: Sequence) -> Any:
+    """The entries that are not finite, though the operands are; or are NaN, though they are not."""
 
+    def all_of(test: Callable) -> Any:
+        found = [
+            test(x) if entrywise and jnp.shape(x) == jnp.shape(array) else jnp.all(test(x))
+            for x in operands
+            if is_real(x)
+        ]
+        return functools.reduce(jnp.logical_and, found, jnp.array(True))
 
-def _ill(made: tuple[Any, Any], heal: Any, both: Any) -> Any:
-    of_finite, of_no_nan = made
-    return (heal > 0) & (of_finite | (of_no_nan & (both > 0)))
-
-
-def _any(made: tuple[Any, Any]) -> jax.Array:
-    return jnp.stack([jnp.any(each) for each in made]).astype(jnp.float32)
+    ill = ~jnp.isfinite(array) & all_of(jnp.isfinite)
+    return ill | (jnp.isnan(array) & all_of(lambda x: ~jnp.isnan(x))) if of_inf else ill
 
 
 def entrywise(equation: Any) -> bool:
