@@ -6,6 +6,7 @@ their own are in `structure`, `loop` and `custom`. `inspect` shows what passes t
 """
 
 from jaxbackprop.graph import custom as _custom
+from jaxbackprop.graph import devices as _devices
 from jaxbackprop.graph import loop as _loop
 from jaxbackprop.graph import structure as _structure
 from jaxbackprop.graph.api import grad, value_and_grad, vjp
@@ -24,4 +25,4 @@ __all__ = [
     "watch",
 ]
 
-del _custom, _loop, _structure  # imported for what they enter into the walk's table
+del _custom, _devices, _loop, _structure  # imported for what they enter into the walk's table

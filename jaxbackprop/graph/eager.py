@@ -79,9 +79,10 @@ def _compiled(
 ) -> tuple[list[bool], Halves]:
     def evaluated(*inputs):
         with context.manager:
-            return primitive.bind(*inputs, **primitive.get_bind_params(dict(params)))
+            found = primitive.bind(*inputs, **primitive.get_bind_params(dict(params)))
+            return list(found) if primitive.multiple_results else found
 
     graph = jax.make_jaxpr(evaluated)(*types)
     flags, out_flags = dependence(open_jaxpr(graph)[0], active)
     parts = halves(graph, flags, out_flags)
-    return out_flags, Halves(jax.jit(parts.ahead), jax.jit(parts.back))
+    return out_flags, parts._replace(ahead=jax.jit(parts.ahead), back=jax.jit(parts.back))

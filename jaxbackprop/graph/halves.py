@@ -46,6 +46,7 @@ class Halves(NamedTuple):
 
     ahead: Callable[[list], tuple[list, list]]
     back: Callable[[list, list, list], list]
+    residuals: list  # their types
 
 
 def open_jaxpr(inner: Any) -> tuple[Any, Sequence]:
@@ -178,7 +179,7 @@ def _split(
         wanted = iter(_read(values, gradients))
         return [next(wanted) if flag else None for flag in flags]
 
-    return Halves(ahead, back)
+    return Halves(ahead, back, [v.aval for v in residuals])
 
 
 def _partition(

@@ -8,6 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -58,9 +59,27 @@ def remat(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callab
             for out, ct, flag in zip(outputs, cts, out_flags, strict=True)
             if flag
         ]
-        return parts.back(*lax.optimization_barrier((inputs, residuals, cts)))
+        return parts.back(*_held_back((inputs, residuals, cts)))
 
     return outputs, pull
+
+
+def _held_back(values: Any) -> Any:
+    """The values, none of which is there before all are; but for those that are the same on more
+    devices of a shard_map than the others: a barrier would make them differ there."""
+    leaves, tree = jax.tree.flatten(values)
+    varying = [_varying(x) for x in leaves]
+    widest = frozenset().union(*varying)
+    held = iter(
+        lax.optimization_barrier([x for x, v in zip(leaves, varying, strict=True) if v == widest])
+    )
+    return tree.unflatten(
+        next(held) if v == widest else x for x, v in zip(leaves, varying, strict=True)
+    )
+
+
+def _varying(x: Any) -> frozenset:
+    return jax.typeof(x).mat.varying
 
 
 def _nothing(equation: Any) -> bool:
