@@ -140,7 +140,7 @@ def with_nan(g, case):
     return W
 
 
-ONE, TWO = "['layers'][1]", "['layers'][2]"
+ONE, TWO = "layers[1]", "layers[2]"
 
 # What was done wrong: (how, the kind of finding that names it, what its text has to contain).
 # A string is a mistake inside the backward pass above; a function changes a right gradient.
@@ -193,7 +193,7 @@ MISTAKES: dict[str, tuple[Any, str, str]] = {
     ),
     "b of one example": ("b of one example", "one kind of leaf", "BP4"),
     "a of the layer itself": ("a of the layer itself", "one kind of leaf", "BP3"),
-    "no σ′ in BP2": ("no σ′ in BP2", "from a layer", "from ['layers'][3] to ['layers'][2]"),
+    "no σ′ in BP2": ("no σ′ in BP2", "from a layer", "from layers[3] to layers[2]"),
     "no transpose in BP2": ("no transpose in BP2", "from a layer", "BP2"),
     "σ′ of the layer above": ("σ′ of the layer above", "from a layer", "BP2"),
     "a for σ′": ("a for σ′", "from a layer", "BP2"),

@@ -40,7 +40,17 @@ def diagnose(leaves: Sequence[Leaf]) -> tuple[Finding, ...]:
 
 def _leaf(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
     """The first hypothesis that explains this leaf alone."""
-    for explain in (_zero, _not_zero, _another, _rearranged, _factor, _offset, _part):
+    for explain in (
+        _kinked,
+        _zero,
+        _not_zero,
+        _summed,
+        _another,
+        _rearranged,
+        _factor,
+        _offset,
+        _part,
+    ):
         if finding := explain(leaf, leaves):
             return finding
     return None
@@ -150,10 +160,53 @@ def _zero(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
     return Finding("missing", (leaf.name,), f"{leaf.name} is zero: its gradient is missing")
 
 
+def _kinked(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
+    """Outside the one-sided slopes, and right elsewhere."""
+    outside = [kink for kink in leaf.kinks if not kink[2] <= kink[1] <= kink[3]]
+    if not outside or leaf.bad > len(outside):
+        return None
+    name, value, low, high = outside[0]
+    text = f"{name} is {value:.6g}, outside the one-sided slopes [{low:.6g}, {high:.6g}] at a kink"
+    return Finding("outside a kink", (leaf.name,), text)
+
+
+def _summed(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
+    """One number, or one a row, that is the sum or the mean of the reference over some axes."""
+    if not _whole(leaf) or leaf.candidate.size < 3:
+        return None
+    expected = leaf.expected.reshape(leaf.shape)
+    for axes in _axes(leaf.candidate.ndim):
+        if all(leaf.shape[k] == 1 for k in axes):
+            continue
+        over = "everything" if len(axes) == leaf.candidate.ndim else f"axis {axes[0]}"
+        for what, total in (("sum", np.sum), ("mean", np.mean)):
+            if undoes_to(leaf, np.broadcast_to(total(expected, axes, keepdims=True), leaf.shape)):
+                text = (
+                    f"{leaf.name} holds the {what} of the gradient over {over} in each entry: "
+                    "a missing axis=, or keepdims, in a sum?"
+                )
+                return Finding("summed", (leaf.name,), text)
+    return None
+
+
+def _axes(ndim: int) -> Iterator[tuple[int, ...]]:
+    """All axes, then each alone."""
+    yield tuple(range(ndim))
+    if ndim > 1:
+        yield from ((k,) for k in range(ndim))
+
+
+def undoes_to(leaf: Leaf, made: np.ndarray) -> bool:
+    """Is the candidate what a mistake makes of the reference?"""
+    gap = float(np.linalg.norm(leaf.candidate - made))
+    return gap <= loose(leaf) * float(np.linalg.norm(made)) and gap <= 0.1 * leaf.distance
+
+
 def _not_zero(leaf: Leaf, leaves: Sequence[Leaf]) -> Finding | None:
     if np.linalg.norm(leaf.expected) > leaf.bound:
         return None
-    text = f"{leaf.name} should be zero: f does not depend on it"
+    why = "f does not depend on it" if leaf.idle else "the slope of f is 0 at this point"
+    text = f"{leaf.name} should be zero: {why}"
     return Finding("should be zero", (leaf.name,), text)
 
 

@@ -15,7 +15,8 @@ from jaxbackprop.check.leaves import eps
 
 STEPS = np.array([1, 1 / 4, 1 / 16])
 ROUNDS = 4
-AT_ONCE = 8  # directions
+AT_ONCE = 8  # directions, fewer where each point has many numbers
+NUMBERS = 400_000  # in the directions that are taken at once
 
 
 class Slopes(NamedTuple):
@@ -69,9 +70,10 @@ def slopes(
 
 
 def _round(flat: Flat, rows: Callable, which: np.ndarray, h: float, scatter: float) -> Slopes:
+    some = max(1, min(AT_ONCE, NUMBERS // max(1, flat.x.size)))
     parts = [
-        _three_steps(flat, rows(which[k : k + AT_ONCE]), h, scatter)
-        for k in range(0, len(which), AT_ONCE)
+        _three_steps(flat, rows(which[k : k + some]), h, scatter)
+        for k in range(0, len(which), some)
     ]
     return Slopes(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
@@ -111,18 +113,29 @@ def _without_curvature(S: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return once[:, 1], np.abs(once[:, 1] - once[:, 0])
 
 
-def undecided(found: Slopes, share: float, whole: float) -> np.ndarray:
-    """Which slopes are no test: f has a kink there, or its differences do not settle.
+def kinks(found: Slopes, share: float) -> np.ndarray:
+    """Where f has a slope on the left and another on the right.
 
-    `share`: what a slope may be wrong by without notice; `whole`: the norm of the gradient.
+    `share`: what a slope may be wrong by without notice.
     """
+    jump = np.abs(found.jump)
+    return (jump > 10 * found.jump_error) & (jump > share) & np.isfinite(found.error)
+
+
+def sides(found: Slopes) -> tuple[np.ndarray, np.ndarray]:
+    """The lesser and the greater of the one-sided slopes."""
+    half = np.abs(found.jump) / 2
+    return found.value - half, found.value + half
+
+
+def unsettled(found: Slopes, share: float) -> np.ndarray:
+    """Which slopes are no test: the differences do not settle, and not because of rounding."""
     finite = found.value[np.isfinite(found.error)]
     size = np.sqrt(np.mean(finite**2)) if finite.size else 0.0
-    kink = (np.abs(found.jump) > 10 * found.jump_error) & (np.abs(found.jump) > share)
     rough = (found.error > share) & (found.error > 10 * found.rounding)
-    noisy = found.error > 1e-4 * whole
-    unsettled = (found.error > 0.01 * np.maximum(np.abs(found.value), size)) & (rough | noisy)
-    return kink | unsettled | ~np.isfinite(found.error)
+    return ~np.isfinite(found.error) | (
+        rough & (found.error > 0.01 * np.maximum(np.abs(found.value), size))
+    )
 
 
 def taylor_rate(
@@ -146,12 +159,12 @@ def taylor_rate(
     return None
 
 
-def unit_vectors(offset: int, n: int) -> Callable[[np.ndarray], np.ndarray]:
-    """The coordinates from `offset` on, as directions among n."""
+def unit_vectors(offset: int, n: int, entries: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Some coordinates of the leaf that begins at `offset`, as directions among n."""
 
     def rows(ks: np.ndarray) -> np.ndarray:
         u = np.zeros((len(ks), n))
-        u[np.arange(len(ks)), offset + ks] = 1
+        u[np.arange(len(ks)), offset + entries[ks]] = 1
         return u
 
     return rows

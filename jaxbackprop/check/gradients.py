@@ -7,14 +7,22 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxbackprop import graph
 from jaxbackprop.check import differences
+from jaxbackprop.check.arguments import Moving, matched, moving
 from jaxbackprop.check.compare import Comparison
 from jaxbackprop.check.function import Flat, flatten
 from jaxbackprop.check.leaf import Leaf
-from jaxbackprop.check.leaves import Named, check_form, eps
+from jaxbackprop.check.leaves import Named, eps, named
+from jaxbackprop.check.progress import progress
+from jaxbackprop.check.suspicions import broadcast_warnings, made_of, reads
 
 EVERY = 2000  # up to so many numbers in all, every one is moved
-DIRECTIONS = 32  # random ones, for each leaf of a larger argument
+DIRECTIONS, LEAST = 32, 4  # random ones, for each leaf of a larger argument
+ALL_DIRECTIONS = 320  # together, where there are many leaves
+SHOWN, SOME = 4, 64  # of many alike
+SPECTRAL = {"eigh", "eig", "svd", "schur"}
+CALLED = "gradient: the function was called on f"
 NAMES = ("differences", "gradient")
 TOLERANCE = "‖Δ‖ ≤ max(40 eps, eps^⅔) ‖differences‖ + 3 × their error in each leaf"
 
@@ -27,44 +35,64 @@ def check_gradients(
 ) -> Comparison:
     """Is `gradient` the gradient of the scalar function f at args?
 
-    `gradient` is what is being checked: a pytree of values with the structure of args[argnums] (of
-    a tuple of them where argnums is one), or a function of args that returns it; by default
-    jax.grad(f, argnums), which runs the rules of every custom_vjp in f. `args` are pytrees of
-    arrays of jax, NumPy or PyTorch, and f need not be traceable by jax.
+    `gradient` is what is being checked: values with the structure of args[argnums] (of a tuple of
+    them where argnums is one), or with its leaves' names; or a function of args that returns them;
+    or `jax.grad` itself, which is called on f; by default jax's gradient of f, which runs the rules
+    of every custom_vjp in f. `args` are pytrees of arrays of jax, NumPy or PyTorch, or modules of
+    flax or equinox, and f need not be traceable by jax.
 
-    The differences are taken on a float64 copy of all floating point arguments where f takes one,
-    at every number up to 2,000 in all and along 32 random directions of each leaf beyond. A leaf is
-    right where ‖Δ‖ ≤ max(40 eps, eps^⅔) ‖differences‖ + 3 × their own error, with eps of the
-    gradient's dtype. Entries at which f has a kink have no gradient: they are counted, and are
-    neither right nor wrong.
+    The differences are taken in float64: on the graph of f, with its random numbers and what it
+    stops held, or where jax cannot trace f on a float64 copy of all floating point arguments. They
+    are taken at every number up to 2,000 in all and along random directions of each leaf beyond.
+    A leaf is right where ‖Δ‖ ≤ max(40 eps, eps^⅔) ‖differences‖ + 3 × their own error, with eps of
+    the argument's dtype. At a kink of f there is no gradient: what lies between the one-sided
+    slopes is right. Slopes that do not settle are counted, and are neither right nor wrong.
 
-    Raises ValueError where f is not scalar, real, finite and the same in two calls; where the
+    Raises ValueError where f is not scalar, real, finite and the same in all calls; where the
     argument is not real floating point; or, naming the leaf, where the gradient's structure, shapes
-    or dtypes are not the argument's.
+    or dtypes do not fit the argument's.
     """
-    flat = flatten(f, args, argnums)
-    chosen = args[argnums] if isinstance(argnums, int) else tuple(args[k] for k in argnums)
-    candidate = _candidate(f, args, gradient, argnums)
-    whose = ("the argument", "the gradient")
-    _, found = check_form(chosen, candidate, whose, dtypes=gradient is not None)
+    moves = moving(args, argnums)
+    flat = flatten(f, moves)
+    values, given = _candidate(f, args, moves, gradient, argnums)
+    fewer, found = matched(moves, values, given) if gradient is not None else (moves, values)
+    if len(fewer.leaves) < len(moves.leaves):
+        moves, flat = fewer, flatten(f, fewer)
     scatter = differences.noise(flat)
     probes = _probes(flat, found, scatter)
-    leaves = [_leaf(probe, whole_size(probes)) for probe in probes]
+    idle = _idle(flat, moves, probes)
+    leaves = [_leaf(probe, whole_size(probes), k in idle) for k, probe in enumerate(probes)]
     for k, leaf in enumerate(leaves):
-        if leaf.bound < leaf.distance < 0.03 * np.linalg.norm(leaf.expected):
+        if leaf.bound < leaf.distance and k < SOME:
             leaves[k] = _conditioned(leaf, probes[k], flat, scatter)
     notes = (_differences(flat, leaves, scatter), _taylor(flat, probes, leaves, scatter))
-    return Comparison(tuple(leaves), NAMES, TOLERANCE, notes)
+    said = (CALLED,) if _is_transform(gradient) else ()
+    wrong = any(not leaf.ok for leaf in leaves)
+    broadcasts = tuple(broadcast_warnings(f, moves)) if flat.graph is not None and wrong else ()
+    return Comparison(tuple(leaves), NAMES, TOLERANCE, (*said, *notes, *broadcasts))
 
 
-def _candidate(f: Callable, args: tuple, gradient: Any, argnums: int | tuple[int, ...]) -> Any:
-    """The gradient to check as values."""
+def _candidate(
+    f: Callable, args: tuple, moves: Moving, gradient: Any, argnums: int | tuple[int, ...]
+) -> tuple[Any, bool]:
+    """The gradient to check as values, and whether their precision was the caller's choice."""
+    if _is_transform(gradient):
+        return gradient(f, argnums)(*moves.copies()), False
+    if callable(gradient) and jax.tree_util.treedef_is_leaf(jax.tree.structure(gradient)):
+        return gradient(*moves.copies()), False
     if gradient is not None:
-        return gradient(*args) if callable(gradient) else gradient
+        return gradient, True
     try:
-        return jax.grad(f, argnums)(*args)
+        found = jax.grad(lambda leaves: f(*moves.rebuild(leaves)))(moves.leaves)
     except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
         raise ValueError("jax cannot trace f: `gradient` has to be given") from error
+    pairs = zip(moves.names, found, strict=True)
+    return [named(name, leaf, "the gradient") for name, leaf in pairs], False
+
+
+def _is_transform(gradient: Any) -> bool:
+    """jax.grad, or ours: what makes a gradient of f, not a gradient."""
+    return gradient in (jax.grad, graph.grad) if callable(gradient) else False
 
 
 class Probe(NamedTuple):
@@ -74,28 +102,76 @@ class Probe(NamedTuple):
     offset: int
     rows: Callable[[np.ndarray], np.ndarray]  # the k-th directions among all numbers
     along: Callable[[np.ndarray], np.ndarray]  # a gradient's slopes along them
-    every: bool  # they are the coordinates
+    entries: np.ndarray | None  # the numbers moved one by one; None: random directions
     tolerance: float
     slopes: differences.Slopes
+
+    @property
+    def every(self) -> bool:
+        return self.entries is not None and len(self.entries) == self.leaf.values.size
 
 
 def _probes(flat: Flat, leaves: list[Named], scatter: float) -> list[Probe]:
     generator, probes, offset, n = np.random.default_rng(1), [], 0, flat.x.size
-    for leaf in leaves:
-        size, unit = leaf.values.size, eps(leaf.dtype)
-        tolerance = max(40 * unit, unit ** (2 / 3))
-        every = n <= EVERY or size <= DIRECTIONS
-        if every:
-            rows, along = differences.unit_vectors(offset, n), np.ravel
-        else:
-            matrix = generator.choice(np.array([-1, 1], np.int8), (DIRECTIONS, size))
-            rows = differences.signs(matrix, offset, n)
-            along = lambda values, matrix=matrix: matrix @ np.ravel(values) / matrix.shape[1] ** 0.5  # noqa: E731
-        count = size if every else DIRECTIONS
-        found = differences.slopes(flat, rows, count, scatter, tolerance / 20)
-        probes.append(Probe(leaf, offset, rows, along, every, tolerance, found))
-        offset += size
+    count = int(np.clip(ALL_DIRECTIONS // max(1, len(leaves)), LEAST, DIRECTIONS))
+    with progress([leaf.name for leaf in leaves]) as done:
+        for leaf in leaves:
+            size = leaf.values.size
+            if n <= EVERY or size <= count:
+                probe = _moved(flat, leaf, offset, np.arange(size), scatter)
+            else:
+                matrix = generator.choice(np.array([-1, 1], np.int8), (count, size))
+                probe = _random(flat, leaf, offset, matrix, scatter)
+                if _at_kinks(probe).mean() > 0.5:  # along a direction many kinks mix
+                    entries = np.sort(generator.choice(size, count, replace=False))
+                    probe = _moved(flat, leaf, offset, entries, scatter)
+            probes.append(probe)
+            offset += size
+            done()
     return probes
+
+
+def _moved(flat: Flat, leaf: Named, offset: int, entries: np.ndarray, scatter: float) -> Probe:
+    """Some numbers of the leaf, one by one."""
+    rows = differences.unit_vectors(offset, flat.x.size, entries)
+    tolerance = _tolerance(leaf)
+    found = differences.slopes(flat, rows, len(entries), scatter, tolerance / 20)
+    along = lambda values: np.ravel(values)[entries]  # noqa: E731
+    return Probe(leaf, offset, rows, along, entries, tolerance, found)
+
+
+def _random(flat: Flat, leaf: Named, offset: int, matrix: np.ndarray, scatter: float) -> Probe:
+    rows = differences.signs(matrix, offset, flat.x.size)
+    tolerance = _tolerance(leaf)
+    found = differences.slopes(flat, rows, len(matrix), scatter, tolerance / 20)
+    along = lambda values: matrix @ np.ravel(values) / matrix.shape[1] ** 0.5  # noqa: E731
+    return Probe(leaf, offset, rows, along, None, tolerance, found)
+
+
+def _tolerance(leaf: Named) -> float:
+    unit = eps(leaf.dtype)
+    return max(40 * unit, unit ** (2 / 3))
+
+
+def _at_kinks(probe: Probe, whole: float = 0.0) -> np.ndarray:
+    return differences.kinks(probe.slopes, _share(probe, whole))
+
+
+def _share(probe: Probe, whole: float) -> float:
+    """What one slope may be wrong by without notice."""
+    found = probe.slopes
+    size = float(np.linalg.norm(found.value[np.isfinite(found.error)]))
+    least = max(probe.tolerance * size, eps(probe.leaf.dtype) * whole)
+    return least / np.sqrt(max(1, len(found.value)))
+
+
+def _idle(flat: Flat, moves: Moving, probes: list[Probe]) -> set[int]:
+    """The leaves that f does not depend on, as far as its graph tells; else, its values."""
+    if flat.graph is not None:
+        read = reads(flat.graph)
+        return {k for k in range(len(probes)) if not read[k]}
+    still = [not probe.slopes.value.any() and not probe.slopes.rounding.any() for probe in probes]
+    return {k for k, idle in enumerate(still) if idle}
 
 
 def whole_size(probes: list[Probe]) -> float:
@@ -108,46 +184,44 @@ def whole_size(probes: list[Probe]) -> float:
     return float(np.sqrt(np.nansum(squares)))
 
 
-def _leaf(probe: Probe, whole: float) -> Leaf:
+def _leaf(probe: Probe, whole: float, idle: bool) -> Leaf:
     """What the probe says: the decided slopes, and how far the gradient may be from them."""
     found, (name, dtype, values) = probe.slopes, probe.leaf
-    open_ = _open(probe, whole)
+    share, candidate = _share(probe, whole), probe.along(values)
+    expected, error = found.value.copy(), found.error.copy()
+    kinks = differences.kinks(found, share)
+    low, high = differences.sides(found)
+    expected[kinks] = np.clip(candidate, low, high)[kinks]
+    error[kinks] = found.jump_error[kinks]
+    open_ = differences.unsettled(found, share) & ~kinks
+    if probe.entries is None:  # many kinks along one direction: their slopes need not nest
+        open_ |= kinks & (expected != candidate)
     kept = np.flatnonzero(~open_)
-    expected, error = found.value[kept], float(np.linalg.norm(found.error[kept]))
-    size = float(np.linalg.norm(expected))
-    bound = probe.tolerance * size + 3 * error
-    if 0 < size <= 10 * error:  # zero as far as the differences tell
+    size, doubt = float(np.linalg.norm(expected[kept])), float(np.linalg.norm(error[kept]))
+    bound = probe.tolerance * max(size, float(np.linalg.norm(high[kinks & ~open_]))) + 3 * doubt
+    if 0 < size <= 10 * doubt:  # zero as far as the differences tell
         bound += 64 * eps(dtype) * whole
     where = None if probe.every and not open_.any() else _places(probe, kept)
-    everything = _places(probe, np.arange(len(found.value)))
-    return Leaf(
-        name,
-        values.shape,
-        dtype,
-        expected,
-        values,
-        bound,
-        lambda candidate: probe.along(candidate)[kept],
-        where,
-        tuple(name + everything(k) for k in map(int, np.flatnonzero(open_))),
+    place = _places(probe, np.arange(len(found.value)))
+    between = tuple(
+        (name + place(k), float(candidate[k]), float(low[k]), float(high[k]))
+        for k in map(int, np.flatnonzero(kinks & ~open_))
     )
-
-
-def _open(probe: Probe, whole: float) -> np.ndarray:
-    """Which slopes decide nothing."""
-    found = probe.slopes
-    size = float(np.linalg.norm(found.value[np.isfinite(found.error)]))
-    least = max(probe.tolerance * size, eps(probe.leaf.dtype) * whole)
-    return differences.undecided(found, least / np.sqrt(max(1, len(found.value))), whole)
+    undecided = tuple(name + place(k) for k in map(int, np.flatnonzero(open_)))
+    measure = lambda other: probe.along(other)[kept]  # noqa: E731
+    return Leaf(
+        name, values.shape, dtype, expected[kept], values, bound, measure, where, undecided,
+        between, idle,
+    )  # fmt: skip
 
 
 def _places(probe: Probe, kept: np.ndarray) -> Callable[[int], str]:
     """The k-th kept slope in words."""
 
     def place(k: int) -> str:
-        if not probe.every:
+        if probe.entries is None:
             return f" along direction {kept[k]}"
-        index = np.unravel_index(kept[k], probe.leaf.values.shape)
+        index = np.unravel_index(probe.entries[kept[k]], probe.leaf.values.shape)
         return f"[{', '.join(map(str, index))}]" if index else ""
 
     return place
@@ -164,20 +238,45 @@ def _conditioned(leaf: Leaf, probe: Probe, flat: Flat, scatter: float) -> Leaf:
     nearby = flat._replace(x=moved, cost=float(flat.values(moved[None])[0]))
     count = len(probe.slopes.value)
     there = differences.slopes(nearby, probe.rows, count, scatter, probe.tolerance / 20)
-    change = np.linalg.norm((there.value - probe.slopes.value)[np.isfinite(there.error)])
+    settled = ~(
+        differences.unsettled(there, 0.0)
+        | differences.unsettled(probe.slopes, 0.0)
+        | differences.kinks(there, 0.0)
+        | differences.kinks(probe.slopes, 0.0)
+    )
+    change = np.linalg.norm((there.value - probe.slopes.value)[settled])
     return dataclasses.replace(leaf, bound=leaf.bound + 8 * float(change))
 
 
 def _differences(flat: Flat, leaves: list[Leaf], scatter: float) -> str:
     """How the differences were taken."""
-    text = f"differences: in {flat.dtype}, of f = {flat.cost:.6g} ± {scatter:.1g}"
-    if flat.why:
-        text += f"\nf did not take a float64 copy of its arguments: {flat.why}"
-    open_ = [name for leaf in leaves for name in leaf.undecided]
-    if not open_:
-        return text
-    shown = ", ".join(open_[:4]) + (", …" if len(open_) > 4 else "")
-    return f"{text}\ncrossed kink (f has no gradient there, or none that settles): {shown}"
+    text = [f"differences: in {flat.dtype}, of f = {flat.cost:.6g} ± {scatter:.1g}", *flat.notes]
+    between = [kink for leaf in leaves for kink in leaf.kinks]
+    text += [_kink(*kink) for kink in between[:SHOWN]]
+    if len(between) > SHOWN:
+        text.append(f"… and {len(between) - SHOWN} more kinks")
+    if open_ := [name for leaf in leaves for name in leaf.undecided]:
+        shown = ", ".join(open_[:SHOWN]) + (", …" if len(open_) > SHOWN else "")
+        text.append(f"no slope that settles, {_cause(flat)}: {shown}")
+    return "\n".join(text)
+
+
+def _kink(name: str, value: float, low: float, high: float) -> str:
+    inside = low <= value <= high
+    return (
+        f"{name} is at a kink: {value:.6g} is {'between' if inside else 'outside'} "
+        f"the one-sided slopes [{low:.6g}, {high:.6g}]"
+    )
+
+
+def _cause(flat: Flat) -> str:
+    """Why slopes may not settle."""
+    if flat.graph is not None and (made := made_of(flat.graph) & SPECTRAL):
+        return (
+            f"f takes {', '.join(sorted(made))}: where eigenvalues or singular values meet, "
+            "vectors have no gradient"
+        )
+    return "f has a crossed kink or a jump there"
 
 
 def _taylor(flat: Flat, probes: list[Probe], leaves: list[Leaf], scatter: float) -> str:
@@ -188,8 +287,10 @@ def _taylor(flat: Flat, probes: list[Probe], leaves: list[Leaf], scatter: float)
     u = np.random.default_rng(3).choice([-1.0, 1.0], g.size)
     whole = whole_size(probes)
     for probe in probes:
-        if probe.every:  # not across the kinks
-            u[probe.offset + np.flatnonzero(_open(probe, whole))] = 0
+        if probe.entries is not None:  # not across the kinks
+            share = _share(probe, whole)
+            rough = _at_kinks(probe, whole) | differences.unsettled(probe.slopes, share)
+            u[probe.offset + probe.entries[rough]] = 0
     wrong = [(probe, leaf) for probe, leaf in zip(probes, leaves, strict=True) if not leaf.ok]
     if wrong:
         u = np.zeros(g.size)

@@ -22,7 +22,9 @@ class Leaf:
     bound: float  # what ‖Δ‖ may be
     measure: Callable[[np.ndarray], np.ndarray] = np.ravel
     where: Callable[[int], str] | None = None  # the k-th compared number, in words
-    undecided: tuple[str, ...] = ()  # the entries at a kink: neither right nor wrong
+    undecided: tuple[str, ...] = ()  # whose slopes do not settle: neither right nor wrong
+    kinks: tuple[tuple[str, float, float, float], ...] = ()  # place, value, one-sided slopes
+    idle: bool = False  # f does not depend on it
 
     @property
     def found(self) -> np.ndarray:

@@ -42,49 +42,67 @@ def host(leaf: Any) -> np.ndarray:
     return np.asarray(leaf).astype(np.float64)
 
 
+def leaf_name(path: tuple) -> str:
+    """The path as one would write it: `encoder.kernel`, `[0].W`; a bare array is called `array`.
+
+    The `value` that flax's variables hold is not part of the name.
+    """
+    steps = [
+        f"[{key.idx}]" if hasattr(key, "idx") else "." + jax.tree_util.keystr((key,), simple=True)
+        for key in path
+    ]
+    if len(steps) > 1 and steps[-1] in (".value", ".raw_value"):
+        steps = steps[:-1]
+    return "".join(steps).removeprefix(".") or BARE
+
+
 def named_leaves(tree: Any, what: str) -> list[Named]:
     """The leaves of `tree` with their paths, such as `[0].W`; a bare array is called `array`.
 
     Raises ValueError, naming the leaf, where one is not real floating point.
     """
-    leaves = []
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        name, dtype = jax.tree_util.keystr(path) or BARE, dtype_name(leaf)
-        if dtype not in FLOATING:
-            raise ValueError(f"{what}: leaf {name} holds {dtype}, expected real floating point")
-        leaves.append(Named(name, dtype, host(leaf)))
-    return leaves
+    paths = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return [named(leaf_name(path), leaf, what) for path, leaf in paths]
+
+
+def named(name: str, leaf: Any, what: str) -> Named:
+    """Raises ValueError where the leaf is not real floating point."""
+    dtype = dtype_name(leaf)
+    if dtype not in FLOATING:
+        raise ValueError(f"{what}: leaf {name} holds {dtype}, expected real floating point")
+    return Named(name, dtype, host(leaf))
 
 
 def check_form(
-    reference: Any, candidate: Any, names: tuple[str, str], dtypes: bool = True
+    reference: Any, candidate: Any, names: tuple[str, str]
 ) -> tuple[list[Named], list[Named]]:
     """The named leaves of both.
 
-    Raises ValueError, naming the first leaf where structure, shape or (unless `dtypes` is False)
-    dtype differ.
+    Raises ValueError, naming the first leaf where structure, shape or dtype differ.
     """
     if jax.tree.structure(reference) != jax.tree.structure(candidate):
-        raise ValueError(_structures(reference, candidate, names))
+        raise ValueError(structures(reference, candidate, names))
     expected, found = named_leaves(reference, names[0]), named_leaves(candidate, names[1])
     for r, c in zip(expected, found, strict=True):
-        if r.values.shape != c.values.shape:
-            raise ValueError(
-                f"leaf {r.name}: {names[0]} has shape {r.values.shape}, "
-                f"{names[1]} {c.values.shape}{_why(r.values, c.values)}"
-            )
-        if dtypes and r.dtype != c.dtype:
+        check_shape(r, c, names)
+        if r.dtype != c.dtype:
             raise ValueError(f"leaf {r.name}: {names[0]} is {r.dtype}, {names[1]} {c.dtype}")
     return expected, found
 
 
-def _structures(reference: Any, candidate: Any, names: tuple[str, str]) -> str:
+def check_shape(r: Named, c: Named, names: tuple[str, str]) -> None:
+    """Raises ValueError where the shapes differ, and says what that looks like."""
+    if r.values.shape != c.values.shape:
+        raise ValueError(
+            f"leaf {r.name}: {names[0]} has shape {r.values.shape}, "
+            f"{names[1]} {c.values.shape}{_why(r.values, c.values)}"
+        )
+
+
+def structures(reference: Any, candidate: Any, names: tuple[str, str]) -> str:
     """How two structures differ: the first leaf that only one has, or their kinds of node."""
     expected, found = (
-        [
-            jax.tree_util.keystr(path) or BARE
-            for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-        ]
+        [leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
         for tree in (reference, candidate)
     )
     for has, lacks, ours, theirs in ((0, 1, expected, found), (1, 0, found, expected)):
@@ -112,8 +130,13 @@ def _kind(node: PyTreeDef) -> str:
 
 def _why(r: np.ndarray, c: np.ndarray) -> str:
     """What a difference of shapes says about the gradient."""
-    if c.shape == r.shape[::-1]:
+    if c.shape == r.shape[::-1] and c.shape != r.shape:
         return ": transposed"
+    if c.shape == ():
+        return ": one number for all entries: summed over everything, without an axis?"
+    fewer = [k for k in range(r.ndim) if r.shape[:k] + r.shape[k + 1 :] == c.shape]
+    if fewer:
+        return f": summed over axis {fewer[0]}, which is the argument's own"
     if c.ndim > r.ndim and c.shape[c.ndim - r.ndim :] == r.shape:
         return ": a broadcast was not summed over the leading axes"
     stretched = [k for k, (n, m) in enumerate(zip(r.shape, c.shape, strict=False)) if n != m]

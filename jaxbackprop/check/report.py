@@ -34,7 +34,8 @@ def wrapped(lines: Sequence[str]) -> str:
 
 def verdict(leaves: Sequence[Leaf], compared: int, undecided: int) -> str:
     """One line: passed or failed, and how much was compared."""
-    at_kinks = f", {undecided} at a crossed kink: neither right nor wrong" if undecided else ""
+    at_kinks = f", {undecided} whose slopes do not settle: neither right nor wrong"
+    at_kinks = at_kinks if undecided else ""
     if not compared:
         return f"FAILED: nothing was compared{at_kinks}"
     wrong = [leaf for leaf in leaves if not leaf.ok]
@@ -46,13 +47,22 @@ def table(leaves: Sequence[Leaf]) -> list[str]:
     rows = [("", "leaf", "shape", "max |Δ|", "‖Δ‖ in eps", "×tol", "ratio", "cos", "bad")]
     rows += [_row(leaf) for leaf in leaves]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    widths[1] = max(4, min(widths[1], COLUMNS - sum(widths) + widths[1] - 2 * (len(widths) - 1)))
+    room = max(4, COLUMNS - sum(widths) + widths[1] - 2 * (len(widths) - 1))
+    widths[1] = min(room, max(len(row[1]) for row in rows if len(row[1]) <= room))
+    return [line for row in rows for line in _lines(row, widths)]
+
+
+def _lines(row: tuple[str, ...], widths: list[int]) -> list[str]:
+    """A row; a name too long for its column has a line to itself."""
+    if len(row[1]) > widths[1]:
+        status, name, *cells = row
+        named = textwrap.wrap(f"{status.ljust(widths[0])}  {name}", COLUMNS, subsequent_indent="  ")
+        return [*named, *_lines(("", "", *cells), widths)]
     return [
         "  ".join(
-            _shorten(cell, width).ljust(width) if k < 2 else cell.rjust(width)
+            cell.ljust(width) if k < 2 else cell.rjust(width)
             for k, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for row in rows
     ]
 
 
@@ -88,11 +98,3 @@ def worst(leaves: Sequence[Leaf], names: tuple[str, str]) -> list[str]:
     ]
     more = len(shown) - WORST
     return [*lines, f"… and {more} more"] if more > 0 else lines
-
-
-def _shorten(name: str, width: int) -> str:
-    """The name's two ends where it is too long."""
-    if len(name) <= width:
-        return name
-    left = (width - 1) // 2
-    return f"{name[:left]}…{name[len(name) - (width - 1 - left) :]}"

@@ -1,0 +1,61 @@
+"""What the graph of a function says before anything is measured."""
+
+import re
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.extend.core import Literal
+
+from jaxbackprop.check.arguments import Moving
+from jaxbackprop.check.widened import CALLS, graphs_in
+from jaxbackprop.graph.lines import Line
+from jaxbackprop.graph.structure import open_jaxpr
+
+SHAPE = re.compile(r"\(([\d, ]+)\)")
+
+
+def reads(inner: Any) -> list[bool]:
+    """Which inputs the outputs depend on; calls are looked into, other graphs read all."""
+    jaxpr, _ = open_jaxpr(inner)
+    wanted = {v for v in jaxpr.outvars if not isinstance(v, Literal)}
+    for equation in reversed(jaxpr.eqns):
+        if not any(v in wanted for v in equation.outvars):
+            continue
+        used = [True] * len(equation.invars)
+        if equation.primitive.name in CALLS and all(v in wanted for v in equation.outvars):
+            used = reads(graphs_in(equation)[0])
+        pairs = zip(equation.invars, used, strict=True)
+        wanted |= {v for v, use in pairs if use and not isinstance(v, Literal)}
+    return [v in wanted for v in jaxpr.invars]
+
+
+def made_of(inner: Any) -> set[str]:
+    """The names of all primitives in a graph."""
+    names = set()
+    for equation in open_jaxpr(inner)[0].eqns:
+        names |= {equation.primitive.name}.union(*map(made_of, graphs_in(equation)))
+    return names
+
+
+def broadcast_warnings(f: Callable, moves: Moving) -> Iterator[str]:
+    """(m,) with (m, 1) makes (m, m): a column against a row, seldom what was meant."""
+    told = {}
+
+    def hear(message: Any, *_: Any) -> None:
+        shapes = [tuple(map(int, re.findall(r"\d+", s))) for s in SHAPE.findall(str(message))[:2]]
+        column, row = sorted(shapes, key=len, reverse=True) if len(shapes) == 2 else ((), ())
+        if len(row) == 1 and column == (*row, 1) and row[0] > 1:
+            frames = traceback.extract_stack()[:-1]
+            lines = [Line(f.filename, f.lineno or 0, f.name) for f in reversed(frames)]
+            line = next((line for line in lines if line.is_users), "a line unknown")
+            m = row[0]
+            told[f"suspicious: f broadcasts ({m},) with ({m}, 1) to ({m}, {m}) at {line}"] = None
+
+    with warnings.catch_warnings(), jax.numpy_rank_promotion("warn"):
+        warnings.simplefilter("always")
+        warnings.showwarning = hear
+        jax.make_jaxpr(lambda *leaves: f(*moves.rebuild(leaves)))(*moves.leaves)
+    yield from told

@@ -1,0 +1,228 @@
+"""A traced function evaluated in float64: the same graph and the same random numbers, more digits.
+
+Asking f for a float64 copy asks for another function wherever f draws random numbers or decides by
+thresholds: jax draws other numbers in float64, and a comparison of rounded numbers may turn. So the
+graph that f has on its own arguments is walked with float64 numbers in it. Random bits are integers
+and stay what they are. what the graph decides in its own precision, at the arguments themselves.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+
+from jaxbackprop.graph.loop import lengths, parts
+from jaxbackprop.graph.rules.table import COMPARISONS, STEPS
+from jaxbackprop.graph.structure import open_jaxpr
+
+DECISIONS = (COMPARISONS | STEPS) - {"stop_gradient"}
+SILENT = {"debug_callback", "debug_print", "check"}  # said once, not at each of a thousand points
+OWN = {"bitcast_convert_type", "random_gamma", "pallas_call", "shard_map"}  # not to be widened
+
+
+class Pair(NamedTuple):
+    """A number in float64 that moves, and as the graph itself has it at the arguments: None where
+    nothing is held."""
+
+    high: Any
+    low: Any
+
+
+class Held(NamedTuple):
+    """What is held at the arguments: what f stops, and what it decides."""
+
+    stopped: bool
+    decided: bool
+
+
+def evaluate_wide(closed: ClosedJaxpr, args: Sequence, at: Sequence, decided: bool) -> list:
+    """The outputs of the graph at float64 args; what is held is held at `at`, the own arguments.
+
+    To be traced or run with float64 enabled.
+    """
+    held = Held(stops(closed), decided)
+    lows = at if any(held) else [None] * len(args)
+    pairs = [Pair(*both) for both in zip(args, lows, strict=True)]
+    return [pair.high for pair in _run(closed, pairs, held)]
+
+
+def stops(inner: Any) -> bool:
+    """Does the graph stop a gradient anywhere?"""
+    jaxpr, _ = open_jaxpr(inner)
+    return any(
+        equation.primitive.name == "stop_gradient" or any(map(stops, graphs_in(equation)))
+        for equation in jaxpr.eqns
+    )
+
+
+def graphs_in(equation: Any) -> list:
+    """The graphs among an equation's parameters."""
+    leaves = jax.tree.leaves(
+        list(equation.params.values()), is_leaf=lambda p: isinstance(p, Jaxpr | ClosedJaxpr)
+    )
+    return [p for p in leaves if isinstance(p, Jaxpr | ClosedJaxpr)]
+
+
+def wide(x: Any) -> Any:
+    """x in float64 or complex128, where it is of an inexact type at all."""
+    kind = getattr(x, "dtype", None)
+    if kind is None or not jnp.issubdtype(kind, jnp.inexact):
+        return x
+    return jnp.asarray(x).astype(wide_type(kind))
+
+
+def wide_type(kind: Any) -> Any:
+    return jnp.complex128 if jnp.issubdtype(kind, jnp.complexfloating) else jnp.float64
+
+
+def _run(inner: Any, args: Sequence[Pair], held: Held) -> list[Pair]:
+    jaxpr, consts = open_jaxpr(inner)
+
+    def fixed(x):
+        return Pair(wide(x), x if any(held) else None)
+
+    values = dict(zip(jaxpr.constvars, map(fixed, consts), strict=True))
+    values |= dict(zip(jaxpr.invars, args, strict=True))
+
+    def read(v):
+        return fixed(np.asarray(v.val, v.aval.dtype)) if isinstance(v, Literal) else values[v]
+
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        make = STRUCTURE.get(name, _operation)
+        found = make(equation, [read(v) for v in equation.invars], held)
+        values.update(zip(equation.outvars, found, strict=True))
+    return [read(v) for v in jaxpr.outvars]
+
+
+def _operation(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
+    name, params = equation.primitive.name, equation.params
+    if name in SILENT:
+        return []
+    lows = _bind(equation, [pair.low for pair in inputs], params) if any(held) else None
+    highs = [pair.high for pair in inputs]
+    if lows is not None and (
+        (held.stopped and name == "stop_gradient") or (held.decided and _decides(equation))
+    ):
+        found = [wide(low) for low in lows]
+    elif name == "reduce_precision":
+        found = highs
+    elif name in OWN or not any(map(_inexact, highs)) or graphs_in(equation):
+        found = _in_its_own_precision(equation, highs)
+    else:
+        found = _bind(equation, highs, {k: _widened_param(v) for k, v in params.items()})
+    return [Pair(*both) for both in zip(found, lows or [None] * len(found), strict=True)]
+
+
+def _decides(equation: Any) -> bool:
+    """Does it make a step of a number: a truth value, an integer, a rounded number?"""
+    reads = any(_inexact(v.aval) for v in equation.invars)
+    return equation.primitive.name in DECISIONS or (
+        reads and not any(_inexact(v.aval) for v in equation.outvars)
+    )
+
+
+def _in_its_own_precision(equation: Any, highs: list) -> list:
+    own = [
+        jnp.asarray(x).astype(v.aval.dtype) if _inexact(v.aval) else x
+        for x, v in zip(highs, equation.invars, strict=True)
+    ]
+    scatter = getattr(lax, equation.primitive.name.replace("-", "_"), None)
+    if equation.primitive.name.startswith("scatter") and scatter is not None:
+        own_params = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")
+        return [scatter(*highs, **{k: equation.params[k] for k in own_params})]
+    return [wide(x) for x in _bind(equation, own, equation.params)]
+
+
+def _bind(equation: Any, inputs: list, params: dict) -> list:
+    bound = equation.primitive.get_bind_params(params)
+    with equation.ctx.manager:
+        outputs = equation.primitive.bind(*inputs, **bound)
+    return list(outputs) if equation.primitive.multiple_results else [outputs]
+
+
+def _inexact(x: Any) -> bool:
+    return jnp.issubdtype(getattr(x, "dtype", np.int32), jnp.inexact)
+
+
+def _widened_param(value: Any) -> Any:
+    """A parameter that is a floating dtype, as float64."""
+    is_type = isinstance(value, np.dtype | type) and not isinstance(value, bool)
+    if is_type and jnp.issubdtype(value, jnp.inexact):
+        return np.dtype(wide_type(value))
+    return value
+
+
+# --- operations that contain a graph ---
+
+
+def _call(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
+    """A call, a checkpoint, a function with a rule of its own: the function, not the rule."""
+    params = equation.params
+    inner = next(params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in params)
+    return _run(inner, inputs, held)
+
+
+def _scan(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
+    params = equation.params
+    n_consts, n_carry = lengths(params)
+    consts, carry, xs = parts(inputs, n_consts, n_carry)
+
+    def turn(carry, x):
+        found = _run(params["jaxpr"], [*consts, *carry, *x], held)
+        return _strong(found[:n_carry]), _strong(found[n_carry:])
+
+    options = {k: params[k] for k in ("length", "reverse", "unroll")}
+    end, ys = lax.scan(turn, _strong(carry), _strong(xs), **options)
+    return [*end, *ys]
+
+
+def _strong(pairs: list[Pair]) -> list[Pair]:
+    """As arrays, none of a weak type."""
+    return jax.tree.map(lambda x: lax.convert_element_type(x, jnp.asarray(x).dtype), pairs)
+
+
+def _while(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
+    params = equation.params
+    n, m = params["cond_nconsts"], params["body_nconsts"]
+    of_test, of_body, start = inputs[:n], inputs[n : n + m], inputs[n + m :]
+
+    def going(state):
+        (more,) = _run(params["cond_jaxpr"], [*of_test, *state], held)
+        return more.high
+
+    def turn(state):
+        return _strong(_run(params["body_jaxpr"], [*of_body, *state], held))
+
+    return lax.while_loop(going, turn, _strong(start))
+
+
+def _cond(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
+    branches = [
+        lambda operands, branch=branch: _strong(_run(branch, operands, held))
+        for branch in equation.params["branches"]
+    ]
+    which = jnp.asarray(inputs[0].high).astype(jnp.int32)
+    return lax.switch(which, branches, list(inputs[1:]))
+
+
+def _linear_solve(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
+    counts, graphs = equation.params["const_lengths"], equation.params["jaxprs"]
+    first = counts.matvec + counts.vecmat
+    b = inputs[sum(counts) :]
+    return _run(graphs.solve, [*inputs[first : first + counts.solve], *b], held)
+
+
+CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "remat")
+RULED = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
+STRUCTURE: dict[str, Callable[[Any, list[Pair], bool], list[Pair]]] = {
+    **dict.fromkeys((*CALLS, *RULED), _call),
+    "scan": _scan,
+    "while": _while,
+    "cond": _cond,
+    "custom_linear_solve": _linear_solve,
+}
