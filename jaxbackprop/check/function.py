@@ -160,7 +160,7 @@ def _opaque(f: Callable, moving: Moving) -> Flat:
 def _one_by_one(f: Callable, moving: Moving, cost: float, dtype: str, wide: bool) -> Flat:
     def values(points: np.ndarray) -> np.ndarray:
         with precision(wide):
-            return np.array([float(host(f(*moving.copies(moving.split(row))))) for row in points])
+            return np.array([float(host(f(*moving.rebuild(moving.split(row))))) for row in points])
 
     return Flat(moving.flat(), cost, dtype, (), values, _rounded(moving.leaves))
 
