@@ -37,6 +37,8 @@ class Moving(NamedTuple):
     tree: PyTreeDef  # of the arguments to differentiate by
     chosen: Any
     places: list[int]  # of the leaves among all leaves of `chosen`
+    args: tuple
+    argnums: int | tuple[int, ...]
 
     def copies(self, leaves: Sequence | None = None) -> tuple:
         """f's arguments, copied: f may donate or change them."""
@@ -61,11 +63,8 @@ class Moving(NamedTuple):
 
     def widened(self) -> "Moving":
         """Everything in float64, where it is floating point."""
-
-        def rebuild(leaves: Sequence) -> tuple:
-            return jax.tree.map(_widened, self.rebuild(leaves))
-
-        return self._replace(leaves=[_widened(leaf) for leaf in self.leaves], rebuild=rebuild)
+        wide = moving(jax.tree.map(_widened, self.args), self.argnums)
+        return wide.only([wide.names.index(name) for name in self.names])
 
     def only(self, kept: list[int]) -> "Moving":
         """Some of the leaves move, the others stay as well."""
@@ -109,7 +108,8 @@ def moving(args: tuple, argnums: int | tuple[int, ...]) -> Moving:
         return tuple(new.get(k, arg) for k, arg in enumerate(args))
 
     leaves = [paths[k][1] for k in places]
-    return Moving(leaves, [leaf_name(paths[k][0]) for k in places], rebuild, tree, chosen, places)
+    names = [leaf_name(paths[k][0]) for k in places]
+    return Moving(leaves, names, rebuild, tree, chosen, places, args, argnums)
 
 
 def matched(moves: Moving, gradient: Any, given: bool) -> tuple[Moving, list[Named]]:

@@ -230,7 +230,7 @@ def _places(probe: Probe, kept: np.ndarray) -> Callable[[int], str]:
 
 
 def _reach(flat: Flat) -> float:
-    """How much the gradient changes over a distance of ‖x‖, by the curvature along one direction."""
+    """How much the gradient changes over a distance of ‖x‖, by f″ along one direction."""
     u = np.random.default_rng(4).choice([-1.0, 1.0], flat.x.size) / np.sqrt(max(1, flat.x.size))
     above, below = flat.values(flat.rounded(flat.x + 0.01 * np.stack([u, -u])))
     curvature = abs(above + below - 2 * flat.cost) / 1e-4

@@ -85,10 +85,9 @@ def _run(inner: Any, args: Sequence[Pair], held: Held) -> list[Pair]:
     def fixed(x):
         return Pair(wide(x), x if any(held) else None)
 
-    values = dict(zip(jaxpr.constvars, map(fixed, consts), strict=True))
-    values |= dict(zip(jaxpr.invars, args, strict=True))
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*map(fixed, consts), *args), strict=True))
 
-    def read(v):
+    def read(v: Any) -> Pair:
         return fixed(np.asarray(v.val, v.aval.dtype)) if isinstance(v, Literal) else values[v]
 
     for equation in jaxpr.eqns:
@@ -219,7 +218,7 @@ def _linear_solve(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "remat")
 RULED = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
-STRUCTURE: dict[str, Callable[[Any, list[Pair], bool], list[Pair]]] = {
+STRUCTURE: dict[str, Callable[[Any, list[Pair], Held], list[Pair]]] = {
     **dict.fromkeys((*CALLS, *RULED), _call),
     "scan": _scan,
     "while": _while,

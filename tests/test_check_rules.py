@@ -1,0 +1,145 @@
+"""check.rules finds the wrong custom rule by line; check.walk the operation at which two part."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxbackprop import check
+
+
+def ruled(backward, name="ruled"):
+    """sin(x) w, with a backward pass of the test's choosing."""
+
+    def function(x, w):
+        return jnp.sin(x) * w
+
+    function.__name__ = name
+    inner = jax.custom_vjp(function)
+    inner.defvjp(lambda x, w: (function(x, w), (x, w)), backward)
+    return inner
+
+
+right = ruled(lambda kept, ct: (ct * jnp.cos(kept[0]) * kept[1], ct * jnp.sin(kept[0])), "right")
+wrong = ruled(lambda kept, ct: (ct * jnp.cos(kept[0]), ct * jnp.sin(kept[0])), "wrong")
+X, W = jnp.linspace(-1, 1, 3), jnp.array([0.5, 2.0, -1.0])
+
+
+def names(report):
+    return [(rule.name, rule.ok) for rule in report.rules]
+
+
+def test_each_rule_has_a_line_and_a_verdict():
+    f = lambda p: jnp.sum(right(p["x"], p["w"]) + wrong(p["w"], p["x"]))  # noqa: E731
+    report = check.rules(f)({"x": X, "w": W})
+    assert names(report) == [("right", True), ("wrong", False)]
+    assert not report.ok
+    assert "BAD wrong (custom_vjp) at test_check_rules.py:" in str(report)
+    with pytest.raises(AssertionError, match="BAD wrong"):
+        report.raise_if_failed()
+
+
+def test_a_function_without_rules_says_so():
+    report = check.rules(lambda x: jnp.sum(x**2))(X)
+    assert report.ok
+    assert "no custom rules" in str(report)
+
+
+INSIDE = {
+    "jit": lambda g: jax.jit(g),
+    "scan": lambda g: lambda x: lax.scan(lambda c, _: (g(c), None), x, None, length=3)[0],
+    "cond": lambda g: lambda x: lax.cond(x[0] < 0, g, jnp.sin, x),
+    "switch in scan": lambda g: (
+        lambda x: lax.scan(
+            lambda c, i: (lax.switch(i, [jnp.sin, g], c), None), x, jnp.array([0, 1, 0])
+        )[0]
+    ),
+    "checkpoint": lambda g: jax.checkpoint(g),
+    "vmap": lambda g: lambda x: jax.vmap(g)(jnp.stack([x, 2 * x])).sum(0),
+    "another rule": lambda g: lambda x: right(g(x), W),
+    "map": lambda g: lambda x: lax.map(g, jnp.stack([x, 2 * x])).sum(0),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_wrong_rule_is_found_wherever_it_stands(name):
+    for rule in (right, wrong):
+        f = INSIDE[name](lambda x, rule=rule: rule(x, W + 0.1))
+        report = check.rules(lambda x: jnp.sum(f(x)))(X)  # noqa: B023
+        verdict = dict(names(report))["right" if rule is right else "wrong"]
+        assert verdict == (rule is right), report
+
+
+def test_a_rule_that_is_wrong_at_one_step_of_a_scan_is_found():
+    @jax.custom_jvp
+    def lame(x):
+        return x**2
+
+    @lame.defjvp
+    def rule(primals, tangents):
+        (x,), (t,) = primals, tangents
+        return lame(x), jnp.where(x > 5, x, 2 * x) * t
+
+    f = lambda x: lax.scan(lambda c, _: (1.3 * c + 0 * lame(c), lame(c).sum()), x, None, length=9)  # noqa: E731
+    report = check.rules(lambda x: f(x)[1].sum())(jnp.ones(2))
+    assert not report.ok
+    bad = next(rule for rule in report.rules if not rule.ok)
+    assert bad.steps[0] >= 7
+    assert "scan step" in str(bad)
+
+
+def test_rules_of_libraries_are_right():
+    f = lambda x: jnp.sum(jax.nn.relu(x) + jax.nn.softplus(x) + jax.nn.logsumexp(x))  # noqa: E731
+    report = check.rules(f)(jnp.array([0.0, 1.0, -2.0]))
+    assert report.ok, report
+    assert len(report.rules) >= 2
+
+
+def test_a_rule_owes_no_gradient_to_data():
+    @jax.custom_vjp
+    def loss(logits, target):
+        return jnp.sum(jax.nn.softplus(logits) - target * logits)
+
+    loss.defvjp(
+        lambda z, y: (loss(z, y), (z, y)),
+        lambda kept, ct: (ct * (jax.nn.sigmoid(kept[0]) - kept[1]), None),
+    )
+    report = check.rules(lambda z, y: loss(z, y))(X, jnp.array([0.0, 1.0, 1.0]))
+    assert report.ok, report
+    assert not check.rules(lambda z, y: loss(z, y), argnums=(0, 1))(X, X).ok
+
+
+def test_kernels_count():
+    pallas = pytest.importorskip("jax.experimental.pallas")
+
+    def kernel(x_ref, o_ref):
+        o_ref[...] = x_ref[...] ** 3
+
+    def cube_of(factor):
+        @jax.custom_vjp
+        def cube(x):
+            shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+            return pallas.pallas_call(kernel, out_shape=shape, interpret=True)(x)
+
+        cube.defvjp(lambda x: (cube(x), x), lambda x, ct: (factor * x**2 * ct,))
+        return cube
+
+    x = jnp.linspace(0.5, 1, 4)
+    for factor, ok in ((3, True), (2, False)):
+        cube = cube_of(factor)
+        report = check.rules(lambda x: jnp.sum(jnp.sin(cube(x))))(x)  # noqa: B023
+        assert names(report) == [("cube", ok)], report
+
+
+def test_integers_and_symbolic_zeros_are_taken():
+    @jax.custom_vjp
+    def pick(x, i):
+        return x[i] ** 2, i + 1
+
+    def backward(kept, cts):
+        x, i = kept
+        return jnp.zeros_like(x).at[i].set(2 * x[i] * cts[0]), np.zeros((), jax.dtypes.float0)
+
+    pick.defvjp(lambda x, i: (pick(x, i), (x, i)), backward)
+    assert check.rules(lambda x: pick(x, jnp.int32(1))[0])(X).ok
