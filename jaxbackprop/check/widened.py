@@ -88,7 +88,8 @@ def _run(inner: Any, args: Sequence[Pair], held: Held) -> list[Pair]:
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*map(fixed, consts), *args), strict=True))
 
     def read(v: Any) -> Pair:
-        return fixed(np.asarray(v.val, v.aval.dtype)) if isinstance(v, Literal) else values[v]
+        aval: Any = v.aval
+        return fixed(np.asarray(v.val, aval.dtype)) if isinstance(v, Literal) else values[v]
 
     for equation in jaxpr.eqns:
         name = equation.primitive.name
