@@ -48,6 +48,7 @@ def scan(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callabl
             for ct, out, flag in zip(cts, outs, out_flags, strict=True)
         ]
         totals = [jnp.zeros_like(x) if a else None for x, a in zip(consts, flags, strict=False)]
+        places = []
 
         def back(state, slices):
             totals, ct_carry = state
@@ -56,7 +57,8 @@ def scan(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callabl
             found = step.back([*consts, *x], kept, wanted)
             of_consts, of_carry, of_x = parts(found, n_consts, n_carry)
             totals = [g if t is None else t + g for t, g in zip(totals, of_consts, strict=True)]
-            return (totals, of_carry), of_x
+            distinct, places[:] = once(of_x)
+            return (totals, of_carry), distinct
 
         state, of_xs = lax.scan(
             back,
@@ -65,10 +67,17 @@ def scan(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callabl
             reverse=not reverse,
             **options,
         )
-        found = [*state[0], *state[1], *of_xs]
+        found = [*state[0], *state[1], *(of_xs[place] for place in places)]
         return [g if a else None for g, a in zip(found, active, strict=True)]
 
     return [*end, *ys], pull
+
+
+def once(values: Sequence) -> tuple[list, list[int]]:
+    """The distinct values, and the place of each among them: what is the same is stacked once."""
+    distinct = {id(value): value for value in values}
+    order = list(distinct)
+    return list(distinct.values()), [order.index(id(value)) for value in values]
 
 
 def refuse(error: UnsupportedPrimitive) -> Callable:

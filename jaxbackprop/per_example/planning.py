@@ -11,10 +11,13 @@ from jaxbackprop.forward import loss
 from jaxbackprop.graph.lines import innermost, stack
 from jaxbackprop.graph.unformed import look_at
 from jaxbackprop.graph.unformed.quantities import by_inner_products, factor_types
+from jaxbackprop.graph.unformed.sites import Site
 from jaxbackprop.graph.unformed.survey import Survey
 from jaxbackprop.network import Network
 
-ROWS = 512  # of a product: from about here on more of them make it no faster
+# Rows of a product: from about FULL on, more of them make it no faster, and an example that has
+# MANY by itself needs few others beside it.
+FULL, MANY = 512, 64
 
 
 class LeafPlan(NamedTuple):
@@ -62,9 +65,12 @@ def plan(f: Network | Callable[[Any, Any], Any]) -> Callable[[Any, Any], Plan]:
 
     The example is one, without an axis of examples; of a network it is (x, y), a column each.
     Nothing is computed, so shapes and dtypes are enough (`jax.ShapeDtypeStruct`). Printed, it has a
-    line for each parameter. Microbatches are advised where the factors of one example are larger
-    than its gradient, as of long narrow sequences, or where formed gradients are most of what is
-    held: as many examples as fill a product.
+    line for each parameter.
+
+    Microbatches are advised where one example alone has many rows in its products, as a long
+    sequence has: more examples at once than fill a product would take more bytes and be no faster.
+    And where formed gradients are most of what is held: then one at a time holds the least. Not
+    with convolutions, which XLA computes slowly inside of a loop.
     """
 
     def of(params: Any, example: Any) -> Plan:
@@ -80,12 +86,18 @@ def plan(f: Network | Callable[[Any, Any], Any]) -> Callable[[Any, Any], Plan]:
         )
         held = sum(leaf.bytes for leaf in leaves)
         gradient = sum(_bytes(x) for _, x in named)
-        rows = max((_rows(site) for site in read.sites), default=1)
-        formed = sum(leaf.bytes for leaf in leaves if leaf.form == "formed")
-        advised = held > gradient or (dense and 2 * formed > gradient)
-        return Plan(leaves, held, gradient, max(1, ROWS // rows) if advised else None)
+        return Plan(leaves, held, gradient, _microbatch(read, leaves, gradient))
 
     return of
+
+
+def _microbatch(read: Survey, leaves: tuple[LeafPlan, ...], gradient: int) -> int | None:
+    if any(site.equation.primitive.name == "conv_general_dilated" for site in read.sites):
+        return None
+    if 2 * sum(leaf.bytes for leaf in leaves if leaf.form == "formed") > gradient:
+        return 1
+    rows = max(map(_rows, read.sites), default=1)
+    return max(1, FULL // rows) if rows >= MANY else None
 
 
 def _of_columns(network: Network) -> Callable:
@@ -98,7 +110,7 @@ def _leaf(read: Survey, number: int, name: str, x: Any, dense: bool) -> LeafPlan
     factors = sum(_bytes(t) for site in sites for t in factor_types(site))
     held = factors + (_bytes(x) if dense else 0)
     if uses:
-        line = innermost(stack([uses[0].equation])) if uses[0].equation else None
+        line = innermost(stack(uses[0].equations))
         why = uses[0].why + (f" ({line})" if line else "")
     elif sites:
         names = dict.fromkeys(site.equation.primitive.name for site in sites)
@@ -110,11 +122,14 @@ def _leaf(read: Survey, number: int, name: str, x: Any, dense: bool) -> LeafPlan
     return LeafPlan(name, jnp.shape(x), "formed" if dense else "product", why, norms, held)
 
 
-def _rows(site: Any) -> int:
-    """How many rows of a product one example has."""
-    _, ct = factor_types(site)
-    out = math.prod(ct.shape)
-    return max(1, out // max(1, site.view.shape[-1])) if out else 1
+def _rows(site: Site) -> int:
+    """How many rows one example has in the product, at one step of the loops around it."""
+    if site.equation.primitive.name != "dot_general":
+        return 1
+    summed = site.equation.params["dimension_numbers"][0][site.operand]
+    contracted = math.prod(site.view.shape[d] for d in summed)
+    output = math.prod(site.equation.outvars[0].aval.shape)
+    return output * contracted // math.prod(site.view.shape)
 
 
 def _bytes(x: Any) -> int:
@@ -123,8 +138,6 @@ def _bytes(x: Any) -> int:
 
 def _size(count: int) -> str:
     """In a unit that keeps the number short."""
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024 or unit == "MiB":
-            return f"{count:.1f} {unit}" if unit != "B" else f"{count} B"
-        count /= 1024
-    raise AssertionError
+    if count < 1024:
+        return f"{count} B"
+    return f"{count / 2**10:.1f} KiB" if count < 2**20 else f"{count / 2**20:.1f} MiB"

@@ -79,7 +79,7 @@ def look_at(f: Callable, params: Any, batch: Any) -> tuple[Survey, list[int]]:
     ]
     varying = [False] * len(leaves) + [True] * len(examples)
     read = survey(graph.jaxpr, graph.consts, [*views, *(None for _ in examples)], varying)
-    returned = [Formed(v.leaf, None, "f returns it") for v in read.views if v is not None]
+    returned = [Formed(v.leaf, (), "f returns it") for v in read.views if v is not None]
     read = read._replace(formed=[*read.formed, *returned])
     used = {use.leaf for use in read.formed}
     return read, [i for i, v in enumerate(views) if v is None or i in used]

@@ -18,7 +18,7 @@ import jax
 from jax import lax
 from jax.extend.core import Literal
 
-from jaxbackprop.graph.loop import lengths, parts
+from jaxbackprop.graph.loop import lengths, once, parts
 from jaxbackprop.graph.structure import open_jaxpr
 from jaxbackprop.graph.unformed.sites import KINDS, Site
 from jaxbackprop.graph.unformed.views import View, through, within
@@ -28,10 +28,10 @@ Run = Callable[[Sequence, Sequence], tuple[list, list]]
 
 
 class Formed(NamedTuple):
-    """One use of a parameter whose gradient is formed: where, and why."""
+    """One use of a parameter whose gradient is formed: in which equation, in which others, why."""
 
     leaf: int
-    equation: Any
+    equations: tuple
     why: str
 
 
@@ -93,7 +93,9 @@ def _step(equation: Any, views: list[View | None], varying: list[bool]) -> Surve
     if not given or name in FLAT:
         return _plain(equation)
     if name in INSIDE:
-        return INSIDE[name](equation, views, varying)
+        inner = INSIDE[name](equation, views, varying)
+        around = [use._replace(equations=(equation, *use.equations)) for use in inner.formed]
+        return inner._replace(formed=around)
     place, view = next(iter(given.items()))
     if len(given) == 1 and is_real(equation.outvars[0].aval):
         moved = through(equation, view)
@@ -102,7 +104,7 @@ def _step(equation: Any, views: list[View | None], varying: list[bool]) -> Surve
     why = _why_formed(equation, list(given), varying)
     if why is None:
         return _site(equation, place, view)
-    formed = [Formed(view.leaf, equation, why) for view in given.values()]
+    formed = [Formed(view.leaf, (equation,), why) for view in given.values()]
     return _plain(equation)._replace(formed=formed)
 
 
@@ -161,22 +163,19 @@ def _scan(equation: Any, views: list, varying: list[bool]) -> Survey:
 
     def run(inputs, probes):
         consts, carry, xs = parts(inputs, n_consts, n_carry)
-        order = []
+        places = []
 
         def body(carry, slices):
             x, probes = slices
             outputs, kept = inner.run([*consts, *carry, *x], probes)
-            once = {id(value): value for value in kept}  # three products of one value: one stack
-            order[:] = [list(once).index(id(value)) for value in kept]
-            return outputs[:n_carry], (outputs[n_carry:], list(once.values()))
+            kept, places[:] = once(kept)  # three products of one value: one stack
+            return outputs[:n_carry], (outputs[n_carry:], kept)
 
         carry, (ys, kept) = lax.scan(body, carry, (xs, probes), **options)
-        return [*carry, *ys], [kept[i] for i in order]
+        return [*carry, *ys], [kept[place] for place in places]
 
     started = [
-        Formed(view.leaf, equation, "carried from step to step by a loop")
-        for view in of_carry
-        if view
+        Formed(view.leaf, (), "carried from step to step by a loop") for view in of_carry if view
     ]
     return inner._replace(run=run, formed=[*inner.formed, *started])
 
@@ -184,7 +183,7 @@ def _scan(equation: Any, views: list, varying: list[bool]) -> Survey:
 def _closed(inner: Survey, equation: Any) -> Survey:
     """Views do not leave a graph that runs apart: what it returns of a parameter is formed."""
     left = [
-        Formed(view.leaf, equation, f"returned from within a '{equation.primitive.name}'")
+        Formed(view.leaf, (), f"returned from within a '{equation.primitive.name}'")
         for view in inner.views
         if view is not None
     ]
