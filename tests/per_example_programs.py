@@ -253,6 +253,19 @@ def low_rank_beside():
     return Program(f, {"W": normal(0, 6, 5), "A": normal(1, 6, 2), "B": normal(2, 2, 5)}, rows(6))
 
 
+@program
+def complex_numbers_between():
+    def f(W, x):
+        return score(jnp.abs(x.astype(complex) @ W.astype(complex) + 1j * (W * x[:, None])[0]))
+
+    return Program(f, normal(0, 4, 3), rows(4))
+
+
+@program
+def spectrum():
+    return Program(lambda W, x: score(jnp.abs(jnp.fft.rfft(x @ W))), normal(0, 4, 6), rows(4))
+
+
 # ------------------------------------------------------------------ reading rows
 
 

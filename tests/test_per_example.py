@@ -325,7 +325,10 @@ def test_bad_input_is_named():
     refuses(r"the batch of a network is \(x, y\)", norms(network), params, x.T)
     refuses("y has shape", norms(network), params, (x.T, y.T[:1]))
     refuses("scalar-output", norms(lambda p, e: e[0] @ p[0].W.T), params, (x, y), error=TypeError)
-    refuses("real inputs", norms(f), jax.tree.map(lambda p: p > 0, params), (x, y), error=TypeError)
+    refuses(
+        "requires real", norms(f), jax.tree.map(lambda p: p > 0, params), (x, y), error=TypeError
+    )
+    refuses("complex64", norms(f), jax.tree.map(lambda p: p + 0j, params), (x, y), error=TypeError)
     refuses("at least two", per_example.gradient_noise_scale(f), params, (x[:1], y[:1]))
     refuses("one weight for each", per_example.weighted_mean(f, jnp.ones(3)), params, (x, y))
     refuses("microbatch is 0", norms(f, microbatch=0), params, (x, y))

@@ -222,6 +222,17 @@ def gradient_noise_scale(f: Cost, *, microbatch: int | None = None) -> Callable[
     return of
 
 
+def checked_params(params: Any) -> None:
+    """TypeError unless all parameters are real arrays."""
+    places((0,), (params,))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if jnp.iscomplexobj(leaf):
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} is {leaf.dtype}: the norm of a gradient is "
+                "of real parameters, so give its real and imaginary parts"
+            )
+
+
 def _squares(leaves: list[Leaf]) -> list[Float[Array, " m"]]:
     return list(map(unformed.squared_norms, leaves))
 
@@ -233,7 +244,7 @@ def _ask(
 
     What stands beside the batch has a first axis of examples as well.
     """
-    places((0,), (params,))
+    checked_params(params)
     m = _count(f, batch)
 
     def of_part(part, size):

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
@@ -22,7 +23,7 @@ from jaxbackprop.graph.loop import lengths, once, parts
 from jaxbackprop.graph.structure import open_jaxpr
 from jaxbackprop.graph.unformed.sites import KINDS, Site
 from jaxbackprop.graph.unformed.views import View, through, within
-from jaxbackprop.graph.walk import FLAT, evaluate, is_real
+from jaxbackprop.graph.walk import evaluate, is_flat
 
 Run = Callable[[Sequence, Sequence], tuple[list, list]]
 
@@ -90,14 +91,14 @@ def _step(equation: Any, views: list[View | None], varying: list[bool]) -> Surve
     """What one equation does with its inputs, of which some may be views."""
     name = equation.primitive.name
     given = {place: view for place, view in enumerate(views) if view is not None}
-    if not given or name in FLAT:
+    if not given or is_flat(equation):
         return _plain(equation)
     if name in INSIDE:
         inner = INSIDE[name](equation, views, varying)
         around = [use._replace(equations=(equation, *use.equations)) for use in inner.formed]
         return inner._replace(formed=around)
     place, view = next(iter(given.items()))
-    if len(given) == 1 and is_real(equation.outvars[0].aval):
+    if len(given) == 1 and _floating(equation.outvars):
         moved = through(equation, view)
         if moved is not None:
             return _plain(equation)._replace(views=moved)
@@ -114,9 +115,15 @@ def _plain(equation: Any) -> Survey:
     )
 
 
+def _floating(variables: Sequence) -> bool:
+    return all(jnp.issubdtype(v.aval.dtype, jnp.floating) for v in variables)
+
+
 def _why_formed(equation: Any, places: list[int], varying: list[bool]) -> str | None:
     if equation.primitive.name not in KINDS:
         return f"used by '{equation.primitive.name}', which is no product with the parameter"
+    if not _floating(equation.outvars):
+        return "it meets complex numbers"
     if len(places) > 1:
         return "it meets another parameter"
     if not any(varying):
