@@ -92,7 +92,7 @@ def _nearest(asked: str, existing: Iterable[str]) -> str:
         return "there is none in this function"
 
     def likeness(name: str) -> float:
-        parts = [name, *_words(name)]
+        parts = {name, *re.split("[/.]", name), *_words(name)}
         return max(difflib.SequenceMatcher(None, asked.lower(), p.lower()).ratio() for p in parts)
 
     return f"the nearest are {', '.join(sorted(known, key=likeness, reverse=True)[:5])}"
