@@ -107,6 +107,17 @@ def test_the_gate_of_the_self_check_refuses(size):
     assert not selfcheck.agree(good | {"b": good["b"] + size}, good, 4)[0]
 
 
+def test_the_listing_in_contributing_names_every_module_and_room():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    listing = text.split("jaxbackprop/\n")[1].split("\ntests/")[0]
+    named = {line.split()[0] for line in listing.splitlines()}
+    package = ROOT / "jaxbackprop"
+    modules = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    rooms = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    rooms |= {f"{path.parent.name}/" for path in package.glob("graph/*/__init__.py")}
+    assert named == modules | rooms
+
+
 def examples():
     """README's and the docs' examples as one Python program each."""
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
