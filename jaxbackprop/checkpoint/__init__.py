@@ -5,9 +5,14 @@ what is: `every(k)` keeps every k-th activation, `within(bytes)` what makes the 
 evaluations in a number of bytes; `plan` says what that is before anything runs.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jaxbackprop.checkpoint.descriptions import Description, every, jax_segments, within
-from jaxbackprop.checkpoint.functions import frontier, kept, least, plan
 from jaxbackprop.checkpoint.planning import Plan
+
+if TYPE_CHECKING:
+    from jaxbackprop.checkpoint.functions import frontier, kept, least, plan
 
 __all__ = [
     "Description",
@@ -20,3 +25,10 @@ __all__ = [
     "plan",
     "within",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Plans of functions need the graph wing: it is imported when they are first asked for."""
+    if name in {"frontier", "kept", "least", "plan"}:
+        return getattr(importlib.import_module("jaxbackprop.checkpoint.functions"), name)
+    raise AttributeError(f"module 'jaxbackprop.checkpoint' has no attribute {name!r}")
