@@ -36,12 +36,6 @@ def reduce_precision(cts, outs, x, **bits):
     return (lambda: lax.reduce_precision(ct, **bits),)
 
 
-@rule("copy", "copy_p", "optimization_barrier")
-@rule("device_put", "sharding_constraint", "name")
-def same(cts, outs, *xs, **params):
-    return tuple((lambda ct=ct: ct) for ct in cts)
-
-
 @rule("convert_element_type")
 def convert_element_type(cts, outs, x, *, new_dtype, **params):
     """A real number that became complex gets the real part."""
@@ -98,6 +92,25 @@ def rem(cts, outs, x, y):
 @local_gradient("square")
 def square(out, x):
     return (lambda: 2 * x,)
+
+
+@local_gradient("one_minus_square")
+def one_minus_square(out, x):
+    return (lambda: -2 * x,)
+
+
+@rule("polynomial")
+def polynomial(cts, outs, x, *coefficients, **params):
+    """Σ cₖ xᵏ: to x Σ k cₖ xᵏ⁻¹ by Horner's rule, to cₖ xᵏ."""
+    (ct,) = cts
+
+    def by_x():
+        slope = jnp.zeros_like(x)
+        for k, c in reversed(list(enumerate(coefficients))[1:]):
+            slope = slope * x + k * c
+        return ct * slope
+
+    return (by_x, *((lambda k=k: ct * lax.integer_pow(x, k)) for k in range(len(coefficients))))
 
 
 @local_gradient("integer_pow")
@@ -165,6 +178,12 @@ def expm1(out, x):
 def log(cts, outs, x, **params):
     (ct,) = cts
     return (lambda: ct / x,)
+
+
+@rule("log2")
+def log2(cts, outs, x, **params):
+    (ct,) = cts
+    return (lambda: ct / (math.log(2) * x),)
 
 
 @rule("log1p")

@@ -74,6 +74,11 @@ def stack(cts, outs, *xs, **params):
     return tuple(lambda i=i: lax.index_in_dim(ct, i, axis, False) for i in range(len(xs)))
 
 
+@rule("unstack")
+def unstack(cts, outs, x, *, axis):
+    return (lambda: jnp.stack(cts, axis),)
+
+
 @rule("pad")
 def pad(cts, outs, x, value, *, padding_config):
     """To x its own places; to the padding value all the others."""

@@ -1,11 +1,11 @@
-"""Local gradients of the special functions: error, gamma and Bessel functions."""
+"""Local gradients of the special functions: error, gamma, beta and Bessel functions."""
 
 import math
 
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbackprop.graph.rules.table import local_gradient
+from jaxbackprop.graph.rules.table import UnsupportedPrimitive, local_gradient, rule
 
 TWO_OVER_SQRT_PI = 2 / math.pi**0.5  # a Python float takes the dtype of what it meets
 
@@ -73,4 +73,40 @@ def digamma(out, x):
 
 @local_gradient("polygamma")
 def polygamma(out, m, x):
-    return (None, lambda: lax.polygamma(m + 1, x))
+    def by_order():
+        raise UnsupportedPrimitive("no rule for 'polygamma' by its order m, as in jax")
+
+    return (by_order, lambda: lax.polygamma(m + 1, x))
+
+
+@local_gradient("regularized_incomplete_beta")
+def betainc(out, a, b, x):
+    """I(x; a, b) = 1/B(a, b) ∫₀ˣ tᵃ⁻¹ (1 − t)ᵇ⁻¹ dt: to x the integrand."""
+
+    def by_shape():
+        raise UnsupportedPrimitive(
+            "no rule for 'regularized_incomplete_beta' by a or b, as in jax: "
+            "put jax.lax.stop_gradient around them if they are constants"
+        )
+
+    def by_x():
+        of_ab = lax.lgamma(a) + lax.lgamma(b) - lax.lgamma(a + b)
+        return lax.exp((b - 1) * lax.log1p(-x) + (a - 1) * lax.log(x) - of_ab)
+
+    return (by_shape, by_shape, by_x)
+
+
+@rule("random_gamma")
+def random_gamma(cts, outs, key, a, *, log_space):
+    """A sample z with F(z; a) = u, u held: dz/da = −∂F/∂a / ∂F/∂z, and that over z for log z.
+
+    (M. Figurnov, S. Mohamed and A. Mnih, *Implicit reparameterization gradients*, 2018.)
+    """
+    (ct,), (out,) = cts, outs
+
+    def by_a():
+        z = jnp.maximum(lax.exp(out), jnp.finfo(out.dtype).tiny) if log_space else out
+        slope = lax.random_gamma_grad(a, z)
+        return ct * (slope / z if log_space else slope)
+
+    return (None, by_a)

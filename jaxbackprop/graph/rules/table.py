@@ -25,7 +25,7 @@ WITHOUT_ZEROS: set[str] = set()  # their rules read from a cotangent that it is 
 # (floor and its kin are flat between their steps; a random bit depends on no real number.)
 COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge", "eq_to", "lt_to", "le_to", "is_finite"}
 LOGIC = {"and", "or", "not", "xor", "reduce_and", "reduce_or", "reduce_xor", "population_count"}
-LOGIC |= {"clz", "shift_left", "shift_right_logical", "shift_right_arithmetic"}
+LOGIC |= {"clz", "mulhi", "shift_left", "shift_right_logical", "shift_right_arithmetic"}
 STEPS = {"floor", "ceil", "round", "sign", "argmax", "argmin", "stop_gradient"}
 RANDOM = {"random_bits", "random_seed", "random_wrap", "random_unwrap", "random_fold_in"}
 RANDOM |= {"random_split", "threefry2x32"}

@@ -1,0 +1,42 @@
+"""Where a value is, and when it is computed: its cotangent is the same number, in x's place."""
+
+import jax
+
+from jaxbackprop.graph.rules.table import rule
+
+
+@rule("copy", "copy_p", "optimization_barrier", "name", "stage", "xla_metadata_value")
+@rule("sharding_constraint", "layout_constraint", "relayout", "shard_alike")
+def same(cts, outs, *xs, **params):
+    return tuple((lambda ct=ct: ct) for ct in cts)
+
+
+@rule("tie")
+def tie(cts, outs, x, y):
+    """y, once x is there."""
+    (ct,) = cts
+    return (None, lambda: ct)
+
+
+@rule("reshard")
+def reshard(cts, outs, x, **params):
+    """Back to the sharding of x."""
+    (ct,) = cts
+    return (lambda: jax.sharding.reshard(ct, jax.typeof(x).sharding),)
+
+
+@rule("device_put", zeros=False)
+def device_put(cts, outs, *xs, srcs, **params):
+    """Back to the device, sharding or kind of memory that it came from."""
+
+    def back(ct, x, source):
+        if ct is None:
+            return None
+        if source is None and jax.typeof(ct).memory_space != jax.typeof(x).memory_space:
+            source = jax.typeof(x).memory_space
+        return ct if source is None else jax.device_put(ct, source)
+
+    return tuple(
+        (lambda ct=ct, x=x, source=source: back(ct, x, source))
+        for ct, x, source in zip(cts, xs, srcs, strict=True)
+    )
