@@ -2,12 +2,14 @@
 
 It shares nothing with the network wing and calls none of jax.grad, jax.vjp, jax.jvp: the local
 gradients are a table (`rules`), the walk is `walk`, and the operations that contain a graph of
-their own are in `structure`, `loop` and `custom`. `inspect` shows what passes through the walk.
+their own are in `structure`, `loop`, `custom` and `monoids`. `inspect` shows what passes through
+the walk.
 """
 
 from jaxbackprop.graph import custom as _custom
 from jaxbackprop.graph import devices as _devices
 from jaxbackprop.graph import loop as _loop
+from jaxbackprop.graph import monoids as _monoids
 from jaxbackprop.graph import structure as _structure
 from jaxbackprop.graph.api import grad, value_and_grad, vjp
 from jaxbackprop.graph.inspection import Inspection, inspect
@@ -25,4 +27,5 @@ __all__ = [
     "watch",
 ]
 
-del _custom, _devices, _loop, _structure  # imported for what they enter into the walk's table
+# Imported for what they enter into the walk's table.
+del _custom, _devices, _loop, _monoids, _structure

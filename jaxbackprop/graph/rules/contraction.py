@@ -5,51 +5,115 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbackprop.graph.rules.table import rule
+from jaxbackprop.graph.rules.table import UnsupportedPrimitive, rule
 
 
 @rule("dot_general")
-def dot_general(cts, outs, x, y, *, dimension_numbers, precision, preferred_element_type, **params):
-    """out = Σ_k x[b, i, k] y[b, k, j]: to x Σ_j ct y, to y Σ_i x ct, with the axes named.
-
-    An axis of x and y that is contracted or batched has one name; the others have their own.
-    """
+def dot_general(cts, outs, x, y, *, dimension_numbers, precision, **params):
+    """out = Σ_k x[b, i, k] y[b, k, j]: to x Σ_j ct y, to y Σ_i x ct, with the axes named."""
     (ct,) = cts
+    x_names, y_names, out_names = _names(x, y, dimension_numbers)
+
+    def contract(other, other_names, mine, names):
+        shared = [name for name in out_names if name in other_names]
+        batched = [name for name in shared if name in names]
+        reduced = [name for name in shared if name not in names]
+        contracting, batching = (
+            (tuple(map(out_names.index, group)), tuple(map(other_names.index, group)))
+            for group in (reduced, batched)
+        )
+        wide = _wide(ct, other)
+        product = lax.dot_general(
+            ct.astype(wide),
+            other,
+            (contracting, batching),
+            precision=precision,
+            preferred_element_type=wide,
+        )
+        found = batched + [n for n in (*out_names, *other_names) if n not in shared]
+        return lax.transpose(product, [found.index(name) for name in names]).astype(mine.dtype)
+
+    return (
+        lambda: contract(y, y_names, x, x_names),
+        lambda: contract(x, x_names, y, y_names),
+    )
+
+
+def _names(x, y, dimension_numbers):
+    """Names of the axes of x, y and their product: an axis that x and y contract or batch has one
+    name in both; the others have their own."""
     (x_sum, y_sum), (x_batch, y_batch) = dimension_numbers
     x_names = [f"i{d}" for d in range(x.ndim)]
     y_names = [f"j{d}" for d in range(y.ndim)]
     for dx, dy in zip((*x_sum, *x_batch), (*y_sum, *y_batch), strict=True):
         y_names[dy] = x_names[dx]
     batch = [x_names[d] for d in x_batch]
-    summed = {x_names[d] for d in x_sum}
-    out_names = batch + [
-        name for name in x_names + y_names if name not in batch and name not in summed
-    ]
-
-    def contract(a, a_names, b, b_names, names):
-        shared = [name for name in a_names if name in b_names]
-        batched = [name for name in shared if name in names]
-        reduced = [name for name in shared if name not in names]
-        contracting, batching = (
-            (tuple(map(a_names.index, group)), tuple(map(b_names.index, group)))
-            for group in (reduced, batched)
-        )
-        product = lax.dot_general(a, b, (contracting, batching), precision=precision)
-        found = batched + [n for n in (*a_names, *b_names) if n not in shared]
-        return lax.transpose(product, [found.index(name) for name in names])
-
-    def to_x():
-        return contract(ct.astype(_wide(ct, y)), out_names, y, y_names, x_names).astype(x.dtype)
-
-    def to_y():
-        return contract(ct.astype(_wide(ct, x)), out_names, x, x_names, y_names).astype(y.dtype)
-
-    return (to_x, to_y)
+    gone = {*batch, *(x_names[d] for d in x_sum)}
+    return x_names, y_names, batch + [n for n in (*x_names, *y_names) if n not in gone]
 
 
 def _wide(ct, other):
     """The dtype in which a cotangent meets the other operand: the wider, if they differ."""
-    return ct.dtype if ct.dtype == other.dtype else jnp.promote_types(ct.dtype, other.dtype)
+    floating = jnp.issubdtype(other.dtype, jnp.inexact)
+    wider = floating and jnp.finfo(other.dtype).bits > jnp.finfo(ct.dtype).bits
+    return other.dtype if wider else ct.dtype
+
+
+@rule("ragged_dot_general")
+def ragged_dot_general(
+    cts, outs, x, y, sizes, *, ragged_dot_dimension_numbers, precision, group_offset, **params
+):
+    """out[b, r, j] = Σ_k x[b, r, k] y[g, b, k, j], with g the group that row r is in: to x
+    Σ_j ct y of the row's group, to y the sum over the rows of the group, Σ_r x ct.
+
+    That sum is the product's other form, out[g, b, i, j] = Σ_r x[b, i, r] y[b, r, j], whose ways
+    back are of the first form again.
+    """
+    (ct,) = cts
+    numbers = ragged_dot_dimension_numbers
+    (ragged,), group = numbers.lhs_ragged_dimensions, list(numbers.rhs_group_dimensions)
+    _, (x_batch, _) = numbers.dot_dimension_numbers
+    if ragged in x_batch or group_offset is not None:
+        raise UnsupportedPrimitive(
+            "no rule for 'ragged_dot_general' of ragged examples or with group_offset, as in jax"
+        )
+    x_names, y_names, out_names = _names(x, y, numbers.dot_dimension_numbers)
+    batch = [x_names[d] for d in x_batch]
+    if group:  # an axis of y alone, that the product does not have
+        out_names.remove(y_names[group[0]])
+        y_names[group[0]] = "group"
+    else:
+        out_names = ["group", *out_names]
+    row = x_names[ragged]
+
+    def product(a, a_names, b, b_names, mine, names):
+        reduced = [n for n in a_names if n in b_names and n not in batch]
+        wide = _wide(a, b)
+        found = lax.ragged_dot_general(
+            a.astype(wide),
+            b.astype(wide),
+            sizes,
+            lax.RaggedDotDimensionNumbers(
+                dot_dimension_numbers=tuple(
+                    (tuple(map(a_names.index, axes)), tuple(map(b_names.index, axes)))
+                    for axes in (reduced, batch)
+                ),
+                lhs_ragged_dimensions=[a_names.index(row)],
+                rhs_group_dimensions=[b_names.index("group")] if "group" in b_names else [],
+            ),
+            precision=precision,
+        )
+        own = [n for n in (*a_names, *b_names) if n not in (*batch, *reduced, "group")]
+        order = ([] if "group" in b_names else ["group"]) + batch + own
+        return lax.transpose(found, [order.index(n) for n in names]).astype(mine.dtype)
+
+    def to_x():
+        first, second = ((ct, out_names), (y, y_names))
+        if not group:
+            first, second = second, first
+        return product(*first, *second, x, x_names)
+
+    return (to_x, lambda: product(x, x_names, ct, out_names, y, y_names), None)
 
 
 @rule("conv_general_dilated")
@@ -69,13 +133,16 @@ def conv_general_dilated(
     precision,
     **params,
 ):
-    """Both gradients are convolutions, with strides and dilations in each other's place.
+    """Both gradients are convolutions, with strides and dilations in each other's place. Where the
+    result is wider than x and w, these meet it in its dtype.
 
     (V. Dumoulin and F. Visin, *A guide to convolution arithmetic for deep learning*, 2016.)
     """
     (ct,) = cts
-    if ct.size == 0:  # a kernel larger than x: there is no window at all
+    if 0 in (ct.size, x.size, w.size):  # no example, no feature, or a kernel larger than x
         return (lambda: jnp.zeros_like(x), lambda: jnp.zeros_like(w))
+    x_dtype, w_dtype, wide = x.dtype, w.dtype, _wide(ct, x)
+    x, w, ct = x.astype(wide), w.astype(wide), ct.astype(wide)
     x_spec, w_spec, out_spec = dimension_numbers
     groups = max(feature_group_count, batch_group_count)
 
@@ -103,11 +170,11 @@ def conv_general_dilated(
         )
         if batch_group_count > 1:
             back = _regroup(back, x_spec[1], x_spec[0], groups)
-        return back
+        return back.astype(x_dtype)
 
     def to_w():
         """x convolved with ct: examples take the part of input features."""
-        return lax.conv_general_dilated(
+        back = lax.conv_general_dilated(
             x,
             ct,
             window_strides=rhs_dilation,
@@ -121,6 +188,7 @@ def conv_general_dilated(
             batch_group_count=feature_group_count,
             precision=precision,
         )
+        return back.astype(w_dtype)
 
     return (to_x, to_w)
 

@@ -20,6 +20,8 @@ def cumprod(cts, outs, x, *, axis, reverse):
     (ct,) = cts
 
     def back():
+        if x.size == 0:
+            return x
         x_, ct_ = (lax.rev(x, [axis]), lax.rev(ct, [axis])) if reverse else (x, ct)
         n = x.shape[axis]
         one = jnp.ones_like(lax.slice_in_dim(x_, 0, 1, axis=axis))

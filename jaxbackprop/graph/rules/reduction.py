@@ -37,6 +37,8 @@ def reduce_prod(cts, outs, x, *, axes, **params):
     (ct,) = cts
 
     def back():
+        if x.size == 0:
+            return x
         kept = [d for d in range(x.ndim) if d not in axes]
         order = (*kept, *axes)
         rows = lax.transpose(x, order).reshape(*(x.shape[d] for d in kept), -1)

@@ -1,11 +1,13 @@
 """Pooling: sums and maxima over windows."""
 
 import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbackprop.graph.rules.table import UnsupportedPrimitive, rule
+from jaxbackprop.graph.rules.table import rule
 
 
 def _spaced(ct, x, padding, window, strides, base_dilation, window_dilation):
@@ -54,21 +56,17 @@ def reduce_window_sum(
 
 
 @rule("reduce_window_max", "reduce_window_min")
-def reduce_window_extreme(cts, outs, x, *, base_dilation, window_dilation, **window):
+def reduce_window_extreme(cts, outs, x, **window):
     """To the first number of each window that equals the window's extreme."""
     (ct,), (out,) = cts, outs
-    _undilated("reduce_window_max' or '_min", base_dilation, window_dilation)
-    return (lambda: _write_chosen(ct, x, out, **window),)
+    return (lambda: _write_chosen(ct, x, out, Windows(**window)),)
 
 
 @rule("select_and_gather_add")
-def select_and_gather_add(
-    cts, outs, source, x, *, select_prim, base_dilation, window_dilation, **window
-):
+def select_and_gather_add(cts, outs, source, x, *, select_prim, **window):
     """From each window of source the number that stands where x has its extreme."""
-    (ct,) = cts
-    _undilated("select_and_gather_add", base_dilation, window_dilation)
-    return (lambda: _write_chosen(ct, x, _extremes(x, select_prim, window), **window), None)
+    (ct,), windows = cts, Windows(**window)
+    return (lambda: _write_chosen(ct, x, _extremes(x, select_prim, windows), windows), None)
 
 
 @rule("select_and_scatter_add")
@@ -77,69 +75,80 @@ def select_and_scatter_add(cts, outs, source, x, *, select_prim, **window):
     (ct,) = cts
 
     def back():
-        found = jnp.zeros_like(source)
-        rim = [(low, high, 0) for low, high in window["padding"]]
-        padded = lax.pad(ct, jnp.zeros((), ct.dtype), rim)
-        for hit, (start, ends) in _hits(x, _extremes(x, select_prim, window), **window):
-            here = lax.slice(padded, start, ends, window["window_strides"])
+        undilated = (1,) * x.ndim
+        windows = Windows(**window, base_dilation=undilated, window_dilation=undilated)
+        found, padded = jnp.zeros_like(source), windows.padded(ct, 0)
+        for hit, (start, ends) in _hits(x, _extremes(x, select_prim, windows), windows):
+            here = lax.slice(padded, start, ends, windows.window_strides)
             found = jnp.where(hit, here, found)
         return found
 
     return (back, None)
 
 
-def _undilated(name, *dilations):
-    if any(d != 1 for dilation in dilations for d in dilation):
-        raise UnsupportedPrimitive(f"no rule for a dilated '{name}'")
+class Windows(NamedTuple):
+    """The parameters of a window operation, by jax's names."""
+
+    window_dimensions: Sequence[int]
+    window_strides: Sequence[int]
+    padding: Sequence[tuple[int, int]]
+    base_dilation: Sequence[int]
+    window_dilation: Sequence[int]
+
+    def padded(self, x, value):
+        """x with its holes and its rim filled."""
+        config = [
+            (low, high, b - 1)
+            for (low, high), b in zip(self.padding, self.base_dilation, strict=True)
+        ]
+        return lax.pad(x, jnp.full((), value, x.dtype), config)
+
+    def unpadded(self, padded, shape):
+        """The numbers of x in an array of the size that `padded` gives."""
+        corners = [
+            (max(low, 0), max(low, 0) + (n - 1) * b + 1 if n else max(low, 0))
+            for n, (low, _), b in zip(shape, self.padding, self.base_dilation, strict=True)
+        ]
+        grown = [(max(-low, 0), max(-high, 0), 0) for low, high in self.padding]
+        whole = lax.pad(padded, jnp.zeros((), padded.dtype), grown)
+        return lax.slice(whole, *zip(*corners, strict=True), self.base_dilation)
+
+    def places(self, shape):
+        """Of each place in a window, the corners of the slice that holds the numbers there, for
+        results of this shape."""
+        for place in itertools.product(*map(range, self.window_dimensions)):
+            start = [o * d for o, d in zip(place, self.window_dilation, strict=True)]
+            ends = [
+                o + (n - 1) * s + 1 if n else o
+                for o, n, s in zip(start, shape, self.window_strides, strict=True)
+            ]
+            yield start, ends
 
 
-def _extremes(x, select_prim, window):
+def _extremes(x, select_prim, windows):
     """The largest number of each window where the selection is ≥, the smallest where it is ≤."""
     worst, reducer = (-jnp.inf, lax.max) if select_prim.name == "ge" else (jnp.inf, lax.min)
-    return lax.reduce_window(
-        x,
-        jnp.asarray(worst, x.dtype),
-        reducer,
-        window["window_dimensions"],
-        window["window_strides"],
-        window["padding"],
-    )
+    return lax.reduce_window(x, jnp.asarray(worst, x.dtype), reducer, *windows)
 
 
-def _hits(x, out, *, window_dimensions, window_strides, padding):
-    """The windows offset by offset: where does the number there, first of its window, equal out?
-
-    With each answer the corners of the slice of padded x that the offset reads.
-    """
-    rim = [(low, high, 0) for low, high in padding]
-    padded = lax.pad(x, jnp.full((), jnp.nan, x.dtype), rim)  # NaN is equal to nothing
+def _hits(x, out, windows):
+    """Place by place: where does the number there, first of its window, equal out?"""
+    padded = windows.padded(x, jnp.nan)  # NaN is equal to nothing
     free = jnp.ones(out.shape, bool)
-    for start in itertools.product(*map(range, window_dimensions)):
-        ends = [
-            o + (n - 1) * s + 1 if n else o
-            for o, n, s in zip(start, out.shape, window_strides, strict=True)
-        ]
-        hit = free & (lax.slice(padded, start, ends, window_strides) == out)
+    for start, ends in windows.places(out.shape):
+        hit = free & (lax.slice(padded, start, ends, windows.window_strides) == out)
         free = free & ~hit
         yield hit, (start, ends)
 
 
-def _write_chosen(ct, x, out, *, window_dimensions, window_strides, padding):
+def _write_chosen(ct, x, out, windows):
     """Each number of ct added where its window of x equals out first."""
-    rim = [(low, high, 0) for low, high in padding]
-    sizes = [n + low + high for n, (low, high) in zip(x.shape, padding, strict=True)]
     zero = jnp.zeros((), ct.dtype)
-    total = jnp.zeros(sizes, ct.dtype)
-    hits = _hits(
-        x,
-        out,
-        window_dimensions=window_dimensions,
-        window_strides=window_strides,
-        padding=padding,
-    )
-    for hit, (start, ends) in hits:
+    total = jnp.zeros_like(windows.padded(x, 0))
+    for hit, (start, ends) in _hits(x, out, windows):
         config = [
-            (o, n - e, s - 1) for o, n, e, s in zip(start, sizes, ends, window_strides, strict=True)
+            (o, n - e, s - 1)
+            for o, n, e, s in zip(start, total.shape, ends, windows.window_strides, strict=True)
         ]
         total += lax.pad(jnp.where(hit, ct, 0), zero, config)
-    return lax.pad(total, zero, [(-low, -high, 0) for low, high, _ in rim])
+    return windows.unpadded(total, x.shape)
