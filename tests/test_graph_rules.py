@@ -44,6 +44,10 @@ def write_at(how, places, **options):
     return lambda x, u: getattr(x.at[jnp.asarray(places)], how)(u, **options)
 
 
+def reduced(join, initial, axes):
+    return lambda x: lax.reduce(x, np.float32(initial), join, axes)
+
+
 def definite(x):
     return x @ x.T + 4 * jnp.eye(x.shape[0], dtype=x.dtype)
 
@@ -151,6 +155,24 @@ CASES = {
     "window max": (pool(*MAX, (2, 3), (1, 2), "SAME"), draw(5, 6)),
     "window max, ties": (pool(*MAX, (3,), (2,), "SAME"), jnp.ones(6)),
     "window min": (pool(*MIN, (2, 2), (2, 2), "VALID"), draw(5, 6)),
+    "reduce": (reduced(jnp.logaddexp, -np.inf, (0, 2)), draw(3, 5, 4)),
+    "reduce, nothing": (reduced(jnp.logaddexp, -np.inf, (1,)), draw(3, 0)),
+    "reduce, of zero size": (reduced(jnp.logaddexp, -np.inf, (1,)), draw(0, 3)),
+    "ragged dot": (
+        lambda x, y: lax.ragged_dot(x, y, jnp.array([2, 0, 3])),
+        draw(6, 3),
+        draw(3, 3, 2),
+    ),
+    "dot, wider": (
+        functools.partial(dot(((1,), (0,))), preferred_element_type=jnp.float32),
+        draw(2, 3).astype("bfloat16"),
+        draw(3, 4).astype("bfloat16"),
+    ),
+    "unstack": (lambda x: lax.unstack(x)[1], draw(3, 2)),
+    "random gamma": (lambda a: jax.random.gamma(jax.random.key(0), a), jnp.array([0.5, 2, 9])),
+    "random loggamma": (lambda a: jax.random.loggamma(jax.random.key(0), a), jnp.array([0.1, 2])),
+    "betainc": (lambda x: jax.scipy.special.betainc(2.0, 3.0, x), jnp.array([0.2, 0.7])),
+    "log2": (jnp.log2, draw(4) ** 2),
     "cumsum": (lambda x: lax.cumsum(x, 1), draw(2, 4)),
     "cumsum, reversed": (lambda x: lax.cumsum(x, 0, reverse=True), draw(3, 4)),
     "cumprod": (lambda x: lax.cumprod(x, 1, reverse=True), draw(2, 4)),
@@ -417,3 +439,122 @@ def test_cholesky_of_the_lower_triangle_alone_has_the_gradient_of_the_installed_
     (ours,), (reference,) = (transform(f, x)[1](ct) for transform in (vjp, jax.vjp))
     assert g1(ours, reference, depth=3)
     assert not g1(ours + ours.T, reference, depth=3)
+
+
+# --- reductions by a function of one's own, and what jax.vjp does not reach ---
+
+
+def test_a_reduction_joins_its_initial_value_once():
+    """logaddexp from 0 over (1, 2, 3): softmax of (0, 1, 2, 3)."""
+    shares = np.exp([0.0, 1, 2, 3]) / np.exp([0.0, 1, 2, 3]).sum()
+
+    def f(initial, x):
+        return lax.reduce(x, initial, jnp.logaddexp, (0,))
+
+    _, pullback = vjp(f, jnp.float32(0), jnp.array([1.0, 2, 3]))
+    by_initial, by_x = pullback(jnp.float32(1))
+    np.testing.assert_allclose([by_initial, *by_x], shares, rtol=1e-6)
+
+
+def affine(a, b):
+    """x ↦ a₀ x + a₁ after b, and so on: neighbours may be joined first, but not exchanged."""
+    return b[0] * a[0], b[0] * a[1] + b[1]
+
+
+def pairs(x):
+    start = np.float32(1), np.float32(0)
+    return lax.reduce((x, 2 * x), start, affine, (0,))[1]
+
+
+def window(join, initial, *shape, **dilations):
+    return lambda x: lax.reduce_window(x, np.float32(initial), join, *shape, **dilations)
+
+
+UNREACHED = {
+    "pairs": pairs,
+    "window product": window(lax.mul, 1, (2, 2), (1, 1), "VALID"),
+    "window logaddexp": window(
+        jnp.logaddexp, -np.inf, (2, 2), (1, 2), ((0, 1), (1, 0)), base_dilation=(2, 1)
+    ),
+    "window max from 0": window(lax.max, 0, (2, 2), (1, 1), "SAME"),
+    "window max, dilated": window(
+        lax.max, -np.inf, (2, 2), (1, 1), "VALID", window_dilation=(2, 1)
+    ),
+    "window max, cropped": window(lax.max, -np.inf, (2, 2), (2, 1), ((-1, 0), (0, -1))),
+    "window min, holes in x": window(
+        lax.min, np.inf, (3, 3), (2, 1), ((1, 1), (-1, 2)), base_dilation=(2, 3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNREACHED)
+def test_a_reduction_has_the_slope_that_differences_have(name):
+    apart = np.random.default_rng(5).permutation(20).reshape(5, 4) / 5 - 2.05
+    x, direction, h = jnp.asarray(apart, jnp.float32), draw(5, 4), 1e-2  # no maximum changes place
+
+    def energy(x):
+        return jnp.sum(jnp.sin(UNREACHED[name](x)))
+
+    _, pullback = vjp(energy, x)
+    ahead, behind = (np.float64(energy(x + step * direction)) for step in (h, -h))
+    slope = (ahead - behind) / (2 * h)
+    np.testing.assert_allclose(jnp.vdot(pullback(jnp.ones(()))[0], direction), slope, rtol=2e-2)
+
+
+def test_a_convolution_in_a_wider_dtype_gives_cotangents_in_the_dtype_of_its_inputs():
+    """jax.vjp has a TypeError there; the truth is float32's, rounded once."""
+    x, w = draw(1, 2, 4, 4), draw(3, 2, 2, 2)
+    wide = functools.partial(conv(padding="SAME", preferred_element_type=jnp.float32))
+    ours = gradients(vjp, wide, x.astype("bfloat16"), w.astype("bfloat16"))
+    reference = gradients(
+        jax.vjp, conv(padding="SAME"), *(a.astype("bfloat16").astype("float32") for a in (x, w))
+    )
+    assert [g.dtype for g in ours] == ["bfloat16"] * 2
+    assert g1(ours, [r.astype("bfloat16") for r in reference], depth=0)
+
+
+ORDERS = {
+    "polygamma": lambda m: lax.polygamma(m, jnp.float32(2)),
+    "regularized_incomplete_beta": lambda a: lax.betainc(a, jnp.float32(2), jnp.float32(0.5)),
+}
+
+
+@pytest.mark.parametrize("name", ORDERS)
+def test_what_jax_has_no_derivative_by_is_refused_and_not_zero(name):
+    with pytest.raises(UnsupportedPrimitive, match=name):
+        gradients(vjp, ORDERS[name], jnp.float32(2))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_strict_promotion_changes_nothing(name):
+    f, *primals = CASES[name]
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        try:
+            jax.eval_shape(f, *primals)
+        except (ValueError, TypeError):
+            pytest.skip("jax refuses the function itself")
+        jax.eval_shape(functools.partial(gradients, vjp, f), *primals)
+
+
+OF_ZERO_SIZE = {
+    "cumprod": lambda x: jnp.cumprod(x, 0),
+    "prod": lambda x: jnp.prod(x, 1),
+    "max": lambda x: jnp.max(x, 1),
+    "sort": lambda x: jnp.sort(x, 0),
+    "top_k": lambda x: lax.top_k(x, 2)[0],
+    "softmax": jax.nn.softmax,
+    "a window": lambda x: lax.reduce_window(x, -np.inf, lax.max, (1, 2), (1, 1), "VALID"),
+    "a product": lambda x: x @ x.T,
+    "a sum over nothing": lambda x: x.T @ x,
+    "a scatter": lambda x: x.at[:, 1].max(1.0),
+    "singular values": lambda x: jnp.linalg.svd(x, compute_uv=False),
+    "batched inverse": lambda x: jnp.linalg.inv(x[:, None] * jnp.ones((1, 3, 1))),
+    "a convolution": lambda x: lax.conv_general_dilated(x[None], x[None] + 1, (1,), "SAME"),
+}
+
+
+@pytest.mark.parametrize("name", OF_ZERO_SIZE)
+def test_arrays_of_size_zero_have_gradients_of_size_zero(name):
+    x = jnp.zeros((0, 3))
+    f = OF_ZERO_SIZE[name]
+    assert g4(gradients(vjp, f, x), gradients(jax.vjp, f, x))

@@ -5,13 +5,14 @@ The initial value is joined once, as XLA does; where it is not neutral, jax.vjp 
 where the tree has a gap.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 from jaxbackprop.graph.halves import through
 from jaxbackprop.graph.rules.windows import Windows
@@ -26,7 +27,8 @@ def reduce(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Calla
 
     def rows(x: jax.Array, initial: jax.Array) -> jax.Array:
         kept = [n for d, n in enumerate(x.shape) if d not in axes]
-        return jnp.moveaxis(x, axes, range(len(axes))).reshape(-1, *kept)
+        count = math.prod(x.shape[d] for d in axes)
+        return jnp.moveaxis(x, axes, range(len(axes))).reshape(count, *kept)
 
     return _folded(equation, inputs, active, equation.params["jaxpr"], rows)
 
@@ -36,7 +38,7 @@ def reduce_window(equation: Any, inputs: list, active: list[bool]) -> tuple[list
     """The places in a window become a first axis: each holds one number of every window."""
     windows = Windows(*(equation.params[name] for name in Windows._fields))
     shape = equation.outvars[0].aval.shape
-    reducer = jax.extend.core.ClosedJaxpr(equation.params["jaxpr"], equation.params["consts"])
+    reducer = ClosedJaxpr(equation.params["jaxpr"], equation.params["consts"])
 
     def rows(x: jax.Array, initial: jax.Array) -> jax.Array:
         padded = windows.padded(x, initial)

@@ -148,7 +148,7 @@ def scatter_extreme(cts, outs, x, indices, updates, *, dimension_numbers, mode, 
     def stayed():
         new = updates == _read(out, indices, updates, dimension_numbers, mode)
         old = (x == out) | (count(jnp.ones_like(updates)) == 0)
-        holders = count(new) + old
+        holders = count(new) + old.astype(x.dtype)
         return old, new, ct / jnp.maximum(holders, 1)
 
     def to_x():

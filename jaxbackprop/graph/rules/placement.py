@@ -30,13 +30,11 @@ def device_put(cts, outs, *xs, srcs, **params):
     """Back to the device, sharding or kind of memory that it came from."""
 
     def back(ct, x, source):
-        if ct is None:
-            return None
         if source is None and jax.typeof(ct).memory_space != jax.typeof(x).memory_space:
             source = jax.typeof(x).memory_space
         return ct if source is None else jax.device_put(ct, source)
 
     return tuple(
-        (lambda ct=ct, x=x, source=source: back(ct, x, source))
+        None if ct is None else (lambda ct=ct, x=x, source=source: back(ct, x, source))
         for ct, x, source in zip(cts, xs, srcs, strict=True)
     )

@@ -106,7 +106,7 @@ def random_gamma(cts, outs, key, a, *, log_space):
 
     def by_a():
         z = jnp.maximum(lax.exp(out), jnp.finfo(out.dtype).tiny) if log_space else out
-        slope = lax.random_gamma_grad(a, z)
+        slope = lax.random_gamma_grad(a, z)  # pyright: ignore[reportCallIssue] (it takes no dtype)
         return ct * (slope / z if log_space else slope)
 
     return (None, by_a)

@@ -105,13 +105,14 @@ class Windows(NamedTuple):
 
     def unpadded(self, padded, shape):
         """The numbers of x in an array of the size that `padded` gives."""
-        corners = [
-            (max(low, 0), max(low, 0) + (n - 1) * b + 1 if n else max(low, 0))
-            for n, (low, _), b in zip(shape, self.padding, self.base_dilation, strict=True)
+        start = [max(low, 0) for low, _ in self.padding]
+        ends = [
+            first + (n - 1) * b + 1 if n else first
+            for first, n, b in zip(start, shape, self.base_dilation, strict=True)
         ]
         grown = [(max(-low, 0), max(-high, 0), 0) for low, high in self.padding]
         whole = lax.pad(padded, jnp.zeros((), padded.dtype), grown)
-        return lax.slice(whole, *zip(*corners, strict=True), self.base_dilation)
+        return lax.slice(whole, start, ends, self.base_dilation)
 
     def places(self, shape):
         """Of each place in a window, the corners of the slice that holds the numbers there, for
