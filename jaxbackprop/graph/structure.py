@@ -28,8 +28,9 @@ def recorder(*names: str) -> Callable[[Recorder], Recorder]:
     return enter
 
 
-CALLS = dict.fromkeys(("jit", "pjit"), "jaxpr")
+CALLS = dict.fromkeys(("jit", "pjit", "composite", "xla_metadata_call"), "jaxpr")
 CALLS |= dict.fromkeys(("closed_call", "core_call", "eval_jaxpr"), "call_jaxpr")
+CALLS |= {"custom_vmap_call": "call"}
 
 
 @recorder(*CALLS)

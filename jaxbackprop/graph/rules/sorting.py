@@ -25,8 +25,8 @@ def sort(cts, outs, *xs, dimension, is_stable, num_keys):
     )
 
 
-@rule("top_k")
+@rule("top_k", "approx_top_k")
 def top_k(cts, outs, x, **params):
     (ct, *_), (_, places) = cts, outs
-    axis = params.get("axis", x.ndim - 1) % x.ndim
+    axis = params.get("axis", params.get("reduction_dimension", -1)) % x.ndim
     return (lambda: add_along(x, places, ct, axis),)
