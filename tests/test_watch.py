@@ -1,6 +1,8 @@
 """Statistics inside a jitted step, against jax.grad of the same rewritten graph and `inspect`."""
 
 import functools
+import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,10 @@ from jaxbackprop.graph.watching.probes import ears, norm_max, taking
 from jaxbackprop.graph.watching.rewriting import plan
 from jaxbackprop.graph.watching.selection import choose
 from jaxbackprop.graph.watching.tracing import trace, visited
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "scripts"))
+import watch_benchmark as benchmark
+from measure import temporary_bytes
 
 KEY = jax.random.key(0)
 W = jax.random.normal(KEY, (3, 4, 4)) / 2
@@ -373,3 +379,26 @@ def test_in_a_jitted_training_step_that_is_scanned_over_steps():
 def test_under_vmap_there_is_a_table_for_each():
     _, seen = jax.vmap(lambda x: watch(straight)(PARAMS, x))(jnp.stack([X, 2 * X]))
     close(jax.tree.map(lambda a: a[1], seen), watch(straight)(PARAMS, 2 * X)[1])
+
+
+@pytest.mark.parametrize("of", ["products", "scopes"])
+@pytest.mark.parametrize("name", ["CNN", "transformer", "scanned transformer"])
+def test_a_watched_step_needs_no_more_memory(name, of):
+    """Of the compiled gradient: within 5 % of the unwatched one's temporary bytes."""
+    sizes = {"length": 32, "d": 64, "layers": 2}
+    if name == "CNN":
+        params, loss, x = benchmark.cnn(8, channels=8, side=16)
+    else:
+        params, loss, x = benchmark.transformer(2, name.startswith("scanned"), **sizes)
+    plain, watched = (
+        temporary_bytes(jax.jit(f).lower(params, x).compile())
+        for f in (value_and_grad(loss), watch(loss, of))
+    )
+    assert watched <= 1.05 * plain
+
+
+def test_ratios_of_update_to_weight_by_leaf():
+    updates = jax.tree.map(lambda p: -0.01 * p, PARAMS) | {"head": jnp.zeros_like(HEAD)}
+    found = watch.update_ratios(updates, PARAMS)
+    assert list(found) == ["update/W", "update/head"]
+    close(list(found.values()), [0.01, 0.0])

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 
 from jaxbackprop.graph.lines import Line, innermost, stack
+from jaxbackprop.graph.names import label as named
 from jaxbackprop.graph.names import scope
+from jaxbackprop.graph.watching.probes import norm_max
 from jaxbackprop.graph.watching.sites import Site
 
 STEPS_TOLD_APART = 64  # of a longer scan only the largest number is logged: no chart has more lines
@@ -108,3 +110,16 @@ def _unique(labels: Sequence[Label]) -> Iterator[str]:
     for name in map(str, labels):
         counts[name] = counts.get(name, 0) + 1
         yield name if counts[name] == 1 else f"{name} #{counts[name]}"
+
+
+def update_ratios(updates: Any, params: Any) -> dict[str, Any]:
+    """{"update/Dense_0.kernel": ‖ΔW‖ / ‖W‖, …} of each floating leaf, for optax's updates.
+
+    About 1e-3 is usual; NaN where a leaf and its update are both 0. For use under jit.
+    """
+    found = {}
+    pairs = zip(jax.tree_util.tree_leaves_with_path(updates), jax.tree.leaves(params), strict=True)
+    for (path, update), leaf in pairs:
+        name = named("", path).removeprefix(".")
+        found[f"update/{name}"] = norm_max(update).norm / norm_max(leaf).norm
+    return found

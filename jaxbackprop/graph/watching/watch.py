@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxbackprop.graph.api import value_and_grad
 from jaxbackprop.graph.rules import UnsupportedPrimitive
-from jaxbackprop.graph.watching.labels import Label, Seen, label, scalars
+from jaxbackprop.graph.watching.labels import Label, Seen, label, scalars, update_ratios
 from jaxbackprop.graph.watching.probes import Statistics, ears, norm_max, taking
 from jaxbackprop.graph.watching.rewriting import plan
 from jaxbackprop.graph.watching.selection import Of, choose
@@ -25,7 +25,20 @@ class watch:
     """A function with f's arguments: ((value, gradients), seen).
 
     value and gradients are those of :func:`jaxbackprop.value_and_grad`; seen is a tuple of `Seen`,
-    one for each of `labels(*args)`.
+    one for each of `labels(*args)`. It goes where f goes: into a jitted training step, a scan.
+
+    of: "products", the contractions and convolutions; "scopes", what each named scope ends with;
+    "parameters"; "everything"; a line or file, "model.py:12"; a scope, a checkpoint_name or a
+    parameter, or parts of its path; or a function of a `Label`. statistics: a function of an array
+    to a pytree of real numbers, by default its norm and its greatest entry, `NormMax`.
+
+    A function with a rule of its own (custom_jvp, custom_vjp), or a `while`, is one operation. The
+    floating leaves of args[argnums] are differentiated, all else in them has the gradient None.
+    Where jaxbackprop's dense networks are trained by `train.run`, `flow.observe` sees more: the
+    errors δ of an example, saturated and dead units; for any other function it is this.
+
+    Raises ValueError where nothing matches `of`, with the nearest that there is, TypeError as
+    `value_and_grad`; warns where everything is very much.
     """
 
     f: Callable
@@ -35,6 +48,7 @@ class watch:
     statistics: Statistics = norm_max
 
     scalars = staticmethod(scalars)
+    update_ratios = staticmethod(update_ratios)
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Seen, ...]]:
         traced = trace(self.f, self.argnums, args, kwargs)
