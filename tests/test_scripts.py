@@ -66,6 +66,12 @@ def test_a_run_draws_its_gradient_flow(tmp_path):
         ("feedback_alignment.py", ["--epochs", 2, "--hidden", 8], "feedback alignment"),
         ("per_example_benchmark.py", ["--batch", 4, "--rounds", 1], "vmap"),
         (
+            "private_training.py",
+            ["--clips", 1, "--noises", 0, 1, "--epochs", 1],
+            "no privacy budget was counted",
+        ),
+        ("which_examples.py", ["--epochs", 3], "labels are wrong"),
+        (
             "checkpoint_tradeoff.py",
             ["--depth", 20, "--width", 8, "--batch", 64, "--rounds", 1, "--no-bars"],
             "every(4)",
