@@ -217,7 +217,7 @@ def _kernel_total(site, owned, kept, ct) -> jax.Array:
         return jnp.moveaxis(array, len(own), len(own) + axis)
 
     def by_rule(x, ct):
-        w = jax.ShapeDtypeStruct(site.view.shape, ct.dtype)
+        w = jnp.zeros(site.view.shape, ct.dtype)  # its numbers are not in its own gradient
         rule = RULES["conv_general_dilated"]
         _, to_w = rule((ct,), (None,), x, w, **site.equation.params)
         return to_w() if to_w else jnp.zeros(w.shape, w.dtype)
