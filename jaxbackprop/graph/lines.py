@@ -93,14 +93,18 @@ def stack(equations: Sequence[Any]) -> tuple[Line, ...]:
     A traceback reaches only to the graph that an equation is in: the call of a jitted function is
     the equation around it. `equations` are given from the outermost to the innermost.
     """
-    found = []
-    for equation in reversed(equations):
-        traceback = equation.source_info.traceback
-        found += [
-            Line(frame.file_name, frame.line_num, frame.function_name)
-            for frame in (traceback.frames if traceback else ())
-        ]
-    return tuple(line for line in found if _is_model(line.file))
+    return tuple(
+        line for equation in reversed(equations) for line in frames(equation.source_info.traceback)
+    )
+
+
+def frames(traceback: Any) -> list[Line]:
+    """The frames of one traceback, innermost first, JAX's own left out."""
+    return [
+        Line(frame.file_name, frame.line_num, frame.function_name)
+        for frame in (traceback.frames if traceback else ())
+        if _is_model(frame.file_name)
+    ]
 
 
 def innermost(lines: Sequence[Line]) -> Line | None:

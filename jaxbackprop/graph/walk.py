@@ -8,6 +8,7 @@ is used several times its contributions are summed: the sum over paths.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ import jax.numpy as jnp
 from jax.extend import source_info_util
 from jax.extend.core import Literal
 
+from jaxbackprop.graph.lines import frames
 from jaxbackprop.graph.rules import FLAT, RULES, UnsupportedPrimitive
+from jaxbackprop.graph.rules.refused import refusal
 from jaxbackprop.graph.rules.table import WITHOUT_ZEROS, fit
 
 
@@ -141,9 +144,18 @@ def record(
     return outputs, located_pull
 
 
-def from_line(equation: Any) -> Any:
-    """What is evaluated for an equation, on either way, comes from its line of the user's code."""
-    return source_info_util.user_context(equation.source_info.traceback)
+def from_line(equation: Any) -> contextlib.AbstractContextManager:
+    """What is evaluated for an equation, on either way, comes from its line of the user's code;
+    inside of a jitted function of a library, from the line that calls that."""
+    traceback = equation.source_info.traceback
+    if traceback is None or not _is_of_a_line(traceback):
+        return contextlib.nullcontext()
+    return source_info_util.user_context(traceback)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_of_a_line(traceback: Any) -> bool:
+    return bool(frames(traceback))
 
 
 @contextlib.contextmanager
@@ -159,7 +171,7 @@ def _located(equations: tuple) -> Iterator[None]:
 def _by_rule(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     name = equation.primitive.name
     if name not in RULES:
-        raise UnsupportedPrimitive(f"no rule for the primitive '{name}'")
+        raise UnsupportedPrimitive(refusal(name))
     outputs = evaluate(equation, inputs)
 
     def pull(cts):

@@ -1,0 +1,115 @@
+"""What is refused, and why: no gradient is given rather than a guessed one."""
+
+MUTABLE = "a mutable array changes under the walk: return the new values instead"
+SPARSE = "jax.experimental.sparse has its own format: differentiate by the dense array"
+OUTSIDE = "what runs outside of JAX cannot be looked into: give it a rule by jax.custom_vjp"
+PARTIAL = "an array that is partly reduced across devices has no rule: reduce it by lax.psum"
+HIGHER = "it is of jax's experimental higher-order kind, whose rules JAX keeps to itself"
+
+REFUSED = (
+    dict.fromkeys(
+        [
+            "accum_grad_in_ref",
+            "addupdate",
+            "box_get",
+            "box_set",
+            "empty_ref",
+            "free_ref",
+            "freeze",
+            "get",
+            "log_extend",
+            "log_read",
+            "new_box",
+            "new_log",
+            "new_ref",
+            "run_state",
+            "swap",
+        ],
+        MUTABLE,
+    )
+    | dict.fromkeys(
+        [
+            "bcoo_dot_general",
+            "bcoo_dot_general_sampled",
+            "bcoo_extract",
+            "bcoo_fromdense",
+            "bcoo_sort_indices",
+            "bcoo_spdot_general",
+            "bcoo_sum_duplicates",
+            "bcoo_todense",
+            "bcoo_transpose",
+            "bcsr_dot_general",
+            "bcsr_extract",
+            "bcsr_fromdense",
+            "bcsr_todense",
+            "coo_fromdense",
+            "coo_matmat",
+            "coo_matvec",
+            "coo_todense",
+            "csr_fromdense",
+            "csr_matmat",
+            "csr_matvec",
+            "csr_todense",
+            "spsolve",
+            "todense",
+        ],
+        SPARSE,
+    )
+    | dict.fromkeys(
+        [
+            "ffi_call",
+            "io_callback",
+            "pure_callback",
+        ],
+        OUTSIDE,
+    )
+    | dict.fromkeys(
+        [
+            "all_gather_reduced",
+            "preduced",
+            "reduced_vary_cast",
+            "reduced_vary_cast_p",
+            "unreduced_psum",
+            "unreduced_reduce_scatter",
+            "vary_unreduced_cast",
+            "vary_unreduced_cast_p",
+        ],
+        PARTIAL,
+    )
+    | dict.fromkeys(
+        [
+            "call_hi_primitive",
+            "custom_lin",
+        ],
+        HIGHER,
+    )
+    | {
+        "approx_top_k": "its result is approximate: use lax.top_k",
+        "composite": "a composite stands for a kernel elsewhere: differentiate its own function",
+        "custom_vmap_call": "its rule for vmap says nothing of gradients: add a jax.custom_vjp",
+        "reduce": "it reduces by a function of its own: use jnp.sum, max, min or a scan",
+        "reduce_window": "the window has a function of its own: use one of lax.add, max or min",
+        "random_gamma": "how a gamma sample changes with its shape has no rule",
+        "regularized_incomplete_beta": "it has no rule",
+        "ragged_dot_general": "ragged products have no rule: mask, and use lax.dot_general",
+        "unstack": "use indexing",
+        "dce_sink": "it only keeps a value alive",
+        "from_edtype": "an array of an extended dtype has no gradient",
+        "to_edtype": "an array of an extended dtype has no gradient",
+        "layout_constraint": "a layout cannot be asked for on the way back: leave it out",
+        "relayout": "a layout cannot be asked for on the way back: leave it out",
+        "with_memory_space_constraint": "a memory space cannot be asked for on the way back",
+        "mulhi": "it multiplies integers",
+        "pbroadcast_dynamic": "whose value is sent is known only at run time: use lax.psum of it",
+        "ragged_all_to_all": "ragged exchange has no rule: use lax.all_to_all",
+        "remat_opt": "it is what optimize_remat makes of a custom_vjp: leave that out",
+        "stage": "it marks a stage of a computation that is not one program",
+        "tie": "it ties values together for the compiler: use lax.optimization_barrier",
+    }
+)
+
+
+def refusal(name: str) -> str:
+    """What is said of a primitive without a rule."""
+    reason = REFUSED.get(name)
+    return f"no rule for the primitive '{name}'" + (f": {reason}" if reason else "")

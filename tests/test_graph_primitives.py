@@ -1,0 +1,67 @@
+"""Every primitive that jax can differentiate has a place here, and docs/graph.md says which."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax._src.interpreters import ad
+
+from jaxbackprop.graph import UnsupportedPrimitive, grad
+from jaxbackprop.graph.lines import innermost, stack
+from jaxbackprop.graph.rules import FLAT, RULES
+from jaxbackprop.graph.rules.refused import REFUSED
+from jaxbackprop.graph.walk import STRUCTURE
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs" / "graph.md"
+# They have no results: the forward pass does them, and the gradient passes by.
+EFFECTS = {"check", "debug_callback", "debug_print", "inspect_sharding"}
+PLACES = {"supported": set(RULES), "structural": set(STRUCTURE), "flat": set(FLAT)}
+PLACES |= {"effect": EFFECTS, "refused": set(REFUSED) - set(RULES)}
+
+
+# The project's own, of its dense wing.
+OWN = {"array_of_its_own", "one_at_a_time"}
+
+
+def differentiable_in_jax():
+    return {p.name for table in (ad.primitive_jvps, ad.primitive_transposes) for p in table} - OWN
+
+
+def test_every_primitive_that_jax_differentiates_is_classified():
+    placed = set().union(*PLACES.values())
+    assert differentiable_in_jax() - placed == set()
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_no_primitive_has_two_places(name):
+    others = set().union(*(place for other, place in PLACES.items() if other != name))
+    assert PLACES[name] & others == set()
+
+
+def test_the_page_names_every_primitive_that_is_supported():
+    page = DOCS.read_text()
+    listed = page[page.index("## What is supported") : page.index("## Adding a rule")]
+    words = set(re.findall(r"[a-z0-9_-]+", listed))
+    assert (set(RULES) | set(STRUCTURE)) - words == set()
+    rows = re.findall(r"^\| `[^|]*\|([^|]*)\|$", listed, re.MULTILINE)
+    claimed = set(re.findall(r"[a-z0-9_-]+", " ".join(rows)))
+    assert claimed - set(RULES) - set(STRUCTURE) == set()
+
+
+def test_what_is_refused_says_why():
+    with pytest.raises(UnsupportedPrimitive, match=r"'pure_callback': .*custom_vjp"):
+        grad(lambda x: jax.pure_callback(jnp.sin, x, x))(1.0)
+
+
+def test_the_way_back_has_the_lines_of_the_way_ahead():
+    def f(x):
+        y = jnp.cos(x)
+        return jnp.exp(y)
+
+    program = jax.make_jaxpr(grad(f))(1.0)
+    lines = [innermost(stack([equation])) for equation in program.jaxpr.eqns]
+    texts = [line.text if line else "" for line in lines]
+    there, back = texts.index("y = jnp.cos(x)"), texts.index("return jnp.exp(y)")
+    assert there < back < texts.index("y = jnp.cos(x)", back)
