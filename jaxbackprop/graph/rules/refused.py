@@ -66,13 +66,7 @@ REFUSED = (
     | dict.fromkeys(
         [
             "all_gather_reduced",
-            "preduced",
-            "reduced_vary_cast",
-            "reduced_vary_cast_p",
-            "unreduced_psum",
             "unreduced_reduce_scatter",
-            "vary_unreduced_cast",
-            "vary_unreduced_cast_p",
         ],
         PARTIAL,
     )
@@ -87,24 +81,12 @@ REFUSED = (
         "approx_top_k": "its result is approximate: use lax.top_k",
         "composite": "a composite stands for a kernel elsewhere: differentiate its own function",
         "custom_vmap_call": "its rule for vmap says nothing of gradients: add a jax.custom_vjp",
-        "reduce": "it reduces by a function of its own: use jnp.sum, max, min or a scan",
-        "reduce_window": "the window has a function of its own: use one of lax.add, max or min",
-        "random_gamma": "how a gamma sample changes with its shape has no rule",
-        "regularized_incomplete_beta": "it has no rule",
-        "ragged_dot_general": "ragged products have no rule: mask, and use lax.dot_general",
-        "unstack": "use indexing",
         "dce_sink": "it only keeps a value alive",
         "from_edtype": "an array of an extended dtype has no gradient",
         "to_edtype": "an array of an extended dtype has no gradient",
-        "layout_constraint": "a layout cannot be asked for on the way back: leave it out",
-        "relayout": "a layout cannot be asked for on the way back: leave it out",
         "with_memory_space_constraint": "a memory space cannot be asked for on the way back",
-        "mulhi": "it multiplies integers",
-        "pbroadcast_dynamic": "whose value is sent is known only at run time: use lax.psum of it",
         "ragged_all_to_all": "ragged exchange has no rule: use lax.all_to_all",
         "remat_opt": "it is what optimize_remat makes of a custom_vjp: leave that out",
-        "stage": "it marks a stage of a computation that is not one program",
-        "tie": "it ties values together for the compiler: use lax.optimization_barrier",
     }
 )
 
