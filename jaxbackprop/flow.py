@@ -108,6 +108,8 @@ def explain(network: Network, found: Gains) -> str:
 
     Of the two factors the one that does more of it is named.
     """
+    if not isinstance(found, Gains):
+        raise ValueError(f"found is {type(found).__name__}, expected the Gains of flow.gains")
     best = steepest(network.sigma(0))
     pairs = list(zip(*map(_floats, found), strict=True))
     lines = []

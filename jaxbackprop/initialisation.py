@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import DTypeLike, PRNGKeyArray
 
 from jaxbackprop.network import Layer, Network, Params, look_up
-from jaxbackprop.refusals import check_network
+from jaxbackprop.refusals import check_key, check_network
 from jaxbackprop.stacks import runs_of
 
 SCHEMES = ("he", "xavier", "normal")
@@ -38,8 +38,7 @@ def init(
         name = getattr(dtype, "__name__", dtype)
         hint = f'; a scheme is named, as in scheme="{SCHEMES[0]}"' if type(dtype) is str else ""
         raise ValueError(f"dtype is {name}: parameters are floating point{hint}")
-    if not _is_key(key):
-        raise ValueError(f"key is {key!r}, expected one such as jax.random.key(0)")
+    check_key(key)
     keys = jax.random.split(key, network.depth)
 
     def layer(l: int, key: PRNGKeyArray) -> Layer:
@@ -59,11 +58,3 @@ def init(
             else layer(first + 1, own[0])
         )
     return (*entries, layer(network.depth, keys[-1]))
-
-
-def _is_key(key: object) -> bool:
-    """A typed key, or the two integers of an untyped one."""
-    if not isinstance(key, jax.Array):
-        return False
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return key.shape == () if typed else (key.dtype == jnp.uint32 and key.shape == (2,))

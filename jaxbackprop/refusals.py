@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -174,3 +175,30 @@ def check_error(delta: Array, l: object, used: Any) -> Array:
 def _number(l: object) -> str:
     """A layer's number; in a stack it is traced, and the same for all of its layers."""
     return str(l) if isinstance(l, int) else "l of a stack"
+
+
+def check_key(key: object) -> None:
+    """Raise ValueError unless it is one key: a typed one, or the two integers of an untyped one."""
+    if isinstance(key, jax.Array):
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        if key.shape == () if typed else (key.dtype == jnp.uint32 and key.shape == (2,)):
+            return
+    found = f"of shape {key.shape}" if isinstance(key, jax.Array) else repr(key)
+    raise ValueError(f"key is {found}, expected one such as jax.random.key(0)")
+
+
+def check_optimizer(optimizer: object) -> None:
+    """Raise ValueError unless it has optax's two functions."""
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        name = getattr(optimizer, "__name__", None)
+        hint = f": call it, as in {name}(1e-3)" if callable(optimizer) and name else ""
+        raise ValueError(f"optimizer is {name or _what(optimizer)}, expected one of optax's{hint}")
+
+
+def check_gradient(gradient: object) -> None:
+    """Raise ValueError unless it can be called in backprop's place."""
+    if not callable(gradient):
+        raise ValueError(
+            f"gradient is {gradient!r}, expected a function of (network, params, x, y), such as "
+            "backprop or functools.partial(backprop, checkpoint=…)"
+        )

@@ -9,11 +9,14 @@ from jaxbackprop import (
     Network,
     backprop,
     backward,
+    checkpoint,
     data,
     flow,
     forward,
     init,
     loss,
+    memory,
+    rows,
     sharding,
     stack,
     train,
@@ -126,9 +129,44 @@ MISTAKES = {
         "examples are rows here",
     ),
     "all of the digits": (lambda: data.digits(test_fraction=1), "expected one between 0 and 1"),
+    "many keys": (
+        lambda: init(NETWORK, jax.random.split(KEY)),
+        r"key is of shape \(2,\), expected",
+    ),
+    "a seed to start from": (lambda: train.start(NETWORK, SGD, 0), r"key is 0, .*random.key\(0\)"),
+    "a gradient's name": (
+        lambda: run(X.T, Y.T, gradient="manual"),
+        r"gradient is 'manual', expected a function of \(network, params, x, y\)",
+    ),
+    "a checkpoint for a gradient": (
+        lambda: run(X.T, Y.T, gradient=checkpoint.every(2)),
+        r"gradient is Every\(k=2\), expected .*functools.partial\(backprop, checkpoint=…\)",
+    ),
+    "another optimizer": (
+        lambda: run(X.T, Y.T, optimizer=optax.adam(0.1)),
+        "state was made by train.start for another optimizer",
+    ),
+    "a watch that is on": (lambda: run(X.T, Y.T, watch=True), "watch is True, expected a function"),
+    "memory of no optimizer": (
+        lambda: memory.need(NETWORK, optax.sgd, backprop, 8, 0),
+        "optimizer is sgd, .*call it",
+    ),
+    "a batch in words": (
+        lambda: checkpoint.plan(NETWORK, "32", "float32", bytes=2**20),
+        "batch is '32', expected a whole number",
+    ),
+    "what was not gained": (
+        lambda: flow.explain(NETWORK, None),
+        "expected the Gains of flow.gains",
+    ),
+    "a pair for a split": (
+        lambda: rows.divide(sharding.make_mesh(1), (X.T, Y.T), 3),
+        "split is a tuple, expected a data.Split",
+    ),
+    "no mesh to place on": (lambda: sharding.place(None, X), "mesh is None"),
     "no mesh": (
         lambda: sharding.data_parallel(None, NETWORK, PARAMS, X, Y),
-        "mesh is None, expected one as make_mesh returns it",
+        "mesh is None, expected one as sharding.make_mesh returns it",
     ),
     "half a device": (lambda: sharding.make_mesh(0.5), "data is 0.5, expected a whole number"),
     "a method's name": (

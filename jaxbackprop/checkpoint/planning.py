@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
-from jaxbackprop.checkpoint.descriptions import number_of_bytes
+from jaxbackprop.checkpoint.descriptions import number_of_bytes, whole_number
 from jaxbackprop.checkpoint.memory import Chain, Memory, peak, plain_memory, stack_memory
 from jaxbackprop.checkpoint.run import depths_of, pieces, run
 from jaxbackprop.checkpoint.schedule import (
@@ -294,7 +294,7 @@ def plan(network: Network, batch: int, dtype: DTypeLike, bytes: int | str) -> Pl
 
     Raises ValueError where no plan is small enough, and names the least number of bytes that is.
     """
-    if batch < 1:
+    if whole_number(batch, f"batch is {batch!r}, expected a whole number") < 1:
         raise ValueError(f"batch is {batch}, expected at least 1")
     params = jax.eval_shape(lambda: init(network, jax.random.key(0), dtype))
     return best_plan(shape_of(network, params, batch), number_of_bytes(bytes))

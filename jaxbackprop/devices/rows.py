@@ -53,6 +53,9 @@ def divide(mesh: Mesh, split: Split, classes: int) -> Rows:
 
     Raises ValueError as `data.one_hot` does.
     """
+    sharding.check_mesh(mesh)
+    if not isinstance(split, Split):
+        raise ValueError(f"split is a {type(split).__name__}, expected a data.Split")
     examples, devices = len(split.labels), mesh.shape["data"]
     targets = np.asarray(one_hot(split.labels, classes))[split.rows.start : split.rows.stop]
     room = -(-examples // devices) * (devices // jax.process_count())
@@ -97,6 +100,8 @@ def run(
     makes of the gather: each adds its own rows, and zeros. Raises ValueError as `train.run` and
     `sharding.data_parallel` do.
     """
+    if not isinstance(rows, Rows):
+        raise ValueError(f"rows are {type(rows).__name__}, expected those of rows.divide")
     if rows.mesh.size > 1:
         gradient = functools.partial(sharding.data_parallel, rows.mesh, gradient=gradient)
     ended = train.run(

@@ -22,7 +22,7 @@ from jaxbackprop.checkpoint.dense import checkpointed
 from jaxbackprop.checkpoint.exchange import Exchange
 from jaxbackprop.checkpoint.ties import held_back
 from jaxbackprop.network import Layer, Network, Params, layers_in
-from jaxbackprop.refusals import check_columns, check_params
+from jaxbackprop.refusals import check_columns, check_gradient, check_params
 
 # Legend: n neurons of a layer, p of the previous one, m examples; N devices along an axis.
 
@@ -41,8 +41,15 @@ def make_mesh(data: int, model: int = 1) -> Mesh:
     return jax.make_mesh((data, model), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
 
 
+def check_mesh(mesh: object) -> None:
+    """Raise ValueError unless it has the axes "data" and "model"."""
+    if not isinstance(mesh, Mesh | AbstractMesh) or not {"data", "model"} <= {*mesh.axis_names}:
+        raise ValueError(f"mesh is {mesh!r}, expected one as sharding.make_mesh returns it")
+
+
 def place(mesh: Mesh, tree, spec: P = EXAMPLES):
     """The arrays of a tree on the mesh: by default, examples in columns, divided."""
+    check_mesh(mesh)
     return jax.device_put(tree, NamedSharding(mesh, spec))
 
 
@@ -63,6 +70,7 @@ def data_parallel(
     Raises ValueError where N does not divide m.
     """
     _check(mesh, network, params, x)
+    check_gradient(gradient)
 
     def local(params, x, y):
         sums = lax.psum(gradient(network, params, x, y), "data")
@@ -241,8 +249,7 @@ def volume(
 
 
 def _check(mesh: Mesh | AbstractMesh, network: Network, params: Params, x: Array) -> None:
-    if not isinstance(mesh, Mesh | AbstractMesh) or {*mesh.axis_names} < {"data", "model"}:
-        raise ValueError(f"mesh is {mesh!r}, expected one as make_mesh returns it")
+    check_mesh(mesh)
     check_params(network, params)
     check_columns("x", x, network.sizes[0], params)
     if x.shape[1] % mesh.shape["data"]:

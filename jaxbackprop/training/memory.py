@@ -7,9 +7,11 @@ import jax
 import optax
 from jaxtyping import DTypeLike
 
+from jaxbackprop.checkpoint.descriptions import number_of_bytes
 from jaxbackprop.checkpoint.planning import fitting, shape_of
 from jaxbackprop.initialisation import init
 from jaxbackprop.network import Network, Params
+from jaxbackprop.refusals import check_gradient, check_optimizer
 
 MIB = 2**20
 
@@ -46,6 +48,8 @@ def need(
     The gradient is compiled for abstract arrays, which takes as long as compiling always does.
     Raises what the gradient raises, such as ValueError for a checkpoint's budget that is too small.
     """
+    check_optimizer(optimizer)
+    check_gradient(gradient)
     params = _abstract(network, dtype)
     x, y = (jax.ShapeDtypeStruct((network.sizes[l], batch), dtype) for l in (0, -1))
     program = jax.jit(gradient, static_argnums=0).lower(network, params, x, y).compile()
@@ -55,10 +59,10 @@ def need(
 
 
 def fitting_checkpoint(
-    network: Network, batch: int, needed: Need, limit: int, dtype: DTypeLike = "float32"
+    network: Network, batch: int, needed: Need, limit: int | str, dtype: DTypeLike = "float32"
 ) -> int | None:
     """A budget for `checkpoint.within` with which the run stays below limit, or None."""
-    room = limit - (needed.total - needed.temporary)
+    room = number_of_bytes(limit) - (needed.total - needed.temporary)
     return (
         room
         if room > 0 and fitting(shape_of(network, _abstract(network, dtype), batch), room)

@@ -18,7 +18,7 @@ from jaxbackprop.backprop import backprop, backward
 from jaxbackprop.forward import cost, forward, loss
 from jaxbackprop.initialisation import init
 from jaxbackprop.network import Network, Params
-from jaxbackprop.refusals import check_rows
+from jaxbackprop.refusals import check_gradient, check_key, check_optimizer, check_rows
 from jaxbackprop.training.shuffle import permuted
 
 # Legend: N examples in rows, p inputs, n outputs; a batch has m of them, in columns.
@@ -62,7 +62,8 @@ def start(
     scheme: str | None = None,
 ) -> State:
     """The state before the first step."""
-    _check_optimizer(optimizer)
+    check_optimizer(optimizer)
+    check_key(key)
     init_key, order_key = jax.random.split(key)
     params = init(network, init_key, dtype, scheme)
     return State(params, optimizer.init(params), jnp.zeros((), jnp.int32), order_key)
@@ -162,9 +163,11 @@ def run(
     Raises ValueError where batch is not in 1 … N or inputs and targets do not pair.
     """
     check_rows(network, inputs, targets)
-    _check_optimizer(optimizer)
-    if not isinstance(state, State):
-        raise ValueError(f"state is a {type(state).__name__}, expected the State of train.start")
+    _check_state(optimizer, state)
+    check_gradient(gradient)
+    for name, look in (("watch", watch), ("observe", observe)):
+        if not (look is None or callable(look)):
+            raise ValueError(f"{name} is {look!r}, expected a function such as flow.observe")
     examples = len(inputs)
     for name, number in (("batch", batch), ("steps", 1 if steps is None else steps)):
         if not hasattr(number, "__index__"):
@@ -210,11 +213,13 @@ def _scan_observed(
     return state, metrics._replace(seen=seen)
 
 
-def _check_optimizer(optimizer: object) -> None:
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        name = getattr(optimizer, "__name__", None)
-        hint = f": call it, as in {name}(1e-3)" if callable(optimizer) and name else ""
-        raise ValueError(f"optimizer is {name or repr(optimizer)}, expected one of optax's{hint}")
+def _check_state(optimizer: optax.GradientTransformation, state: object) -> None:
+    check_optimizer(optimizer)
+    if not isinstance(state, State):
+        raise ValueError(f"state is a {type(state).__name__}, expected the State of train.start")
+    own = jax.eval_shape(optimizer.init, state.params)
+    if jax.tree.structure(own) != jax.tree.structure(state.opt_state):
+        raise ValueError("state was made by train.start for another optimizer")
 
 
 def _rows(state: State, examples: int, batch: int, steps: int) -> Int[Array, "steps m"]:
