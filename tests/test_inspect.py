@@ -595,3 +595,15 @@ def test_the_script_looks_into_a_users_function(script, tmp_path, capsys, monkey
         script.Options("model.py")
     with pytest.raises(ValueError, match="one of where, "):
         script.Options(only=("wher",))
+
+
+def test_a_nan_made_inside_a_function_with_a_rule_of_its_own_is_told_from_inside():
+    @jax.custom_vjp
+    def f(x):
+        y = jnp.log(x)
+        return y * 2.0, x
+
+    f.defvjp(lambda x: (f(x), x), lambda x, ct: (2 * ct[0] / x + ct[1],))
+    origin = inspect(lambda x: jnp.sum(f(x)[0]))(jnp.array([1.0, -1.0])).origin()
+    assert (origin.direction, origin.operation) == ("forward", "log")
+    assert origin.line.number == line_of(f.__wrapped__, "jnp.log")

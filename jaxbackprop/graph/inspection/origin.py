@@ -117,7 +117,7 @@ def _search(graph: Graph, values: Wanted, gradients: Wanted) -> Search:
     for step in reversed(graph.steps):
         for v in step.outvars:
             where = values.get(v, np.False_) & _bad(v.array)
-            if where.any():
+            if where.any() and not _ask_inside(step, v, where, values):
                 made_of = _blame(where, v.array, step, step.invars, values)
                 if made_of.finite.any():
                     made.append(Event(step, None, made_of.finite))
@@ -167,6 +167,17 @@ def _blame_backward(
     if not own.any():
         return nothing
     return _blame(own, contribution, step, [*step.invars, *step.outvars], values)
+
+
+def _ask_inside(step: Step, v: Value, where: Mask, values: Wanted) -> bool:
+    """A function with a rule of its own was evaluated by its steps, too: they are to explain it."""
+    if not step.inside:
+        return False
+    made = origin_of(step.inside[step.outvars.index(v)])
+    if not (_bad(made.array) & where).any():
+        return False
+    values[made] = values.get(made, np.zeros_like(where)) | where
+    return True
 
 
 def _blame(

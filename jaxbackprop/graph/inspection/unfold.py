@@ -87,7 +87,8 @@ class Step:
     """One operation: `invars` and `outvars` are the walk's names for its values.
 
     The walk leaves the cotangents of its outputs and its contributions to those of its inputs.
-    `operands` are what a reader would call its inputs.
+    `operands` are what a reader would call its inputs. `inside` are the outputs once more, as the
+    steps of its own body made them, where it has a rule besides.
     """
 
     place: Place
@@ -96,6 +97,7 @@ class Step:
     operands: list[Value]
     cts: Sequence = ()
     contributions: Sequence = ()
+    inside: Sequence[Value] = ()
 
     @property
     def equation(self) -> Any:
@@ -253,9 +255,12 @@ def _custom_vjp(log: Log, equation: Any, inputs: list[Value], at: Place) -> list
     body = equation.params["call_jaxpr"]
     if _without_its_rule(inputs):
         return _inside(log, body, inputs, at)
+    inside = []
     if not equation.effects:  # which would happen twice
-        _inside(log, body, [Value(v.array, source=v) for v in inputs], at)
-    return _elementary(log, equation, inputs, at)
+        inside = _inside(log, body, [Value(v.array, source=v) for v in inputs], at)
+    outputs = _elementary(log, equation, inputs, at)
+    log.steps[-1].inside = inside
+    return outputs
 
 
 def _without_its_rule(inputs: list[Value]) -> bool:
