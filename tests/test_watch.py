@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxbackprop import inspect, value_and_grad, watch
+from jaxbackprop import inspect, plots, value_and_grad, watch
 from jaxbackprop.graph.watching.probes import ears, norm_max, taking
 from jaxbackprop.graph.watching.rewriting import plan
 from jaxbackprop.graph.watching.selection import choose
@@ -314,6 +314,17 @@ def test_scalars_are_pythons_own_numbers_one_a_step():
     stacked = jax.tree.map(lambda a: jnp.stack([a] * 5), seen)
     with pytest.raises(ValueError, match="one step of training at a time"):
         watch.scalars(labels, stacked)
+
+
+def test_the_figure_of_a_run_has_a_line_for_each_watched_value(tmp_path):
+    _, seen = watch(branches)(PARAMS, X)
+    step = watch.scalars(watch(branches).labels(PARAMS, X), seen)
+    other = {name: number for name, number in step.items() if "step 0" not in name}
+    update = {"update/W": 1e-3}
+    figure = plots.watched([step | update, other | update], tmp_path / "watched.png")
+    assert (tmp_path / "watched.png").stat().st_size > 0
+    assert [axes.get_title() for axes in figure.axes] == ["value norm", "gradient norm", "update"]
+    assert [len(axes.lines) for axes in figure.axes] == [4, 4, 1]
 
 
 def test_a_long_scan_is_logged_by_its_largest_step():

@@ -60,6 +60,28 @@ def gradient_flow(flow: Mapping[str, ArrayLike], path: str | Path) -> Figure:
     return _saved(figure, path)
 
 
+def watched(history: Sequence[Mapping[str, float]], path: str | Path) -> Figure:
+    """What `watch.scalars` told of each training step, of any model, saved to path.
+
+    A panel for each norm and for the updates, in it a line for each watched value from the first
+    that was computed (dark) to the last; what was not computed in a step leaves a gap.
+    """
+    kinds = [
+        kind
+        for kind in ("value norm", "gradient norm", "update")
+        if any(name.startswith(f"{kind}/") for name in history[0])
+    ]
+    figure, panels = plt.subplots(
+        1, len(kinds), figsize=(4.7 * len(kinds), 3.6), layout="constrained", squeeze=False
+    )
+    for axes, kind in zip(panels[0], kinds, strict=True):
+        names = dict.fromkeys(n for step in history for n in step if n.startswith(f"{kind}/"))
+        lines = [[step.get(name, np.nan) for name in names] for step in history]
+        layers(axes, lines, len(names))
+        axes.set(xlabel="step", title=kind)
+    return _saved(figure, path)
+
+
 def layers(axes: Axes, values: ArrayLike, depth: int, log: bool = True) -> None:
     """One line a layer over the epochs, from the first of `depth` layers (dark) to the last."""
     for line, color in zip(np.asarray(values, float).T, _colors(depth), strict=False):
