@@ -190,7 +190,7 @@ def stop_if_not_finite(network: Network, metrics: train.Metrics, step: int) -> N
         where = f"the gradient of layer {l}" if l <= network.depth else "the loss"
         sys.exit(
             f"step {step - len(metrics.loss) + int(bad[0]) + 1}: {where} is not finite. "
-            "Try a smaller --learning-rate; jaxbackprop.inspect shows which operation did it."
+            "Try a smaller --learning-rate; jaxbackprop.locate shows which operation did it."
         )
 
 
