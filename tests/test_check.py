@@ -337,6 +337,20 @@ def test_decisions_are_those_of_the_function_itself(name):
     assert not check_gradients(f, v, gradient=1.01 * jax.grad(f)(v)).ok
 
 
+def test_what_a_linear_solve_stops_of_its_matrix_moves_all_the_same():
+    f = lambda A: jnp.sum(jnp.linalg.solve(A + 3 * jnp.eye(3), jnp.ones(3)) ** 2)  # noqa: E731
+    A = jax.random.normal(jax.random.key(0), (3, 3))
+    assert check_gradients(f, A).ok
+    assert not check_gradients(f, A, gradient=1.01 * jax.grad(f)(A)).ok
+
+
+def test_numbers_of_less_precision_inside_are_no_fault():
+    f = lambda v: jnp.sum(jnp.sin(v.astype("bfloat16")).astype("float32") ** 2)  # noqa: E731
+    result = check_gradients(f, jnp.asarray(V))
+    assert result.ok, result
+    assert "it is held to these" in str(result)
+
+
 def test_a_function_that_draws_anew_is_refused_even_where_two_calls_agree():
     numbers = iter([0, 0, 0, 0, 1, 0, 0, 0, 1] * 100)
     with pytest.raises(ValueError, match="not deterministic"):

@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from jaxbackprop import check
+from jaxbackprop.graph.rules import RULES
 
 
 def ruled(backward, name="ruled"):
@@ -143,3 +144,43 @@ def test_integers_and_symbolic_zeros_are_taken():
 
     pick.defvjp(lambda x, i: (pick(x, i), (x, i)), backward)
     assert check.rules(lambda x: pick(x, jnp.int32(1))[0])(X).ok
+
+
+# check.walk
+
+
+def deep(x):
+    x = lax.scan(lambda c, row: (jnp.tanh(c * row), None), x, jnp.ones((3, 3)) * 0.7)[0]
+    return jnp.sum(jnp.sin(x) ** 2)
+
+
+def test_where_all_three_agree_the_walk_is_ok():
+    report = check.walk(deep)(X)
+    assert report.ok, report
+    assert len(report.comparisons) == 3
+    assert report.parting is None
+
+
+def test_a_wrong_rule_parts_both_gradients_from_the_differences():
+    f = lambda x: deep(wrong(x, W))  # noqa: E731
+    report = check.walk(f)(X)
+    assert not report.ok
+    assert report.parting.operation == "custom_vjp_call"
+    assert report.parting.wrong == ("jax.grad", "jaxbackprop.grad")
+    assert "they part at custom_vjp_call (test_check_rules.py:" in str(report)
+
+
+def test_a_wrong_local_gradient_of_our_walk_is_named(monkeypatch):
+    own = RULES["tanh"]
+    doubled = lambda cts, outs, x, **params: own([2 * ct for ct in cts], outs, x, **params)  # noqa: E731
+    monkeypatch.setitem(RULES, "tanh", doubled)
+    report = check.walk(deep)(X)
+    assert not report.ok
+    assert (report.parting.operation, report.parting.steps) == ("tanh", (2,))
+    assert report.parting.wrong == ("jaxbackprop.grad",)
+
+
+def test_what_our_walk_refuses_is_told():
+    f = lambda x: lax.while_loop(lambda c: jnp.sum(c) < 2, lambda c: c + 1, x).sum()  # noqa: E731
+    with pytest.raises(ValueError, match="Reverse-mode"):
+        check.walk(f)(X)

@@ -8,5 +8,6 @@ from jaxbackprop.check.compare import Comparison, compare
 from jaxbackprop.check.gradients import check_gradients
 from jaxbackprop.check.numerical import numerical_gradient
 from jaxbackprop.check.rules import rules
+from jaxbackprop.check.walking import walk
 
-__all__ = ["Comparison", "check_gradients", "compare", "numerical_gradient", "rules"]
+__all__ = ["Comparison", "check_gradients", "compare", "numerical_gradient", "rules", "walk"]

@@ -12,9 +12,12 @@ import numpy as np
 
 from jaxbackprop.check.arguments import Moving
 from jaxbackprop.check.leaves import FLOATING, dtype_name, eps, host
-from jaxbackprop.check.widened import evaluate_wide, stops, wide
+from jaxbackprop.check.widened import coarsest, evaluate_wide, stops, wide
 
 BLOCK, LARGE = 48, 100_000  # points a call, fewer where each has many numbers
+QUICK = {
+    "xla_backend_optimization_level": 0
+}  # a small function takes longer to compile than to run
 CALLS, SECONDS = 8, 0.5  # f is called again so often, or so long, to see that it does not change
 
 
@@ -28,6 +31,7 @@ class Flat(NamedTuple):
     values: Callable[[np.ndarray], np.ndarray]
     rounded: Callable[[np.ndarray], np.ndarray]
     graph: Any = None  # f's own, where jax can trace it
+    inside: float = 0.0  # eps of the coarsest numbers in the graph
 
 
 class Refused(ValueError):
@@ -99,7 +103,12 @@ def _of_graph(graph: Any, moving: Moving, own: float) -> Flat:
             values, cost = held, again
             notes.append("what f decides (comparisons, integer casts, steps) is held as it is in "
                 f"{graph.out_avals[0].dtype}: float64 decides otherwise")  # fmt: skip
-    return Flat(x, cost, "float64", tuple(notes), values, lambda points: points, graph)
+    inside = coarsest(graph)
+    own_eps = max(eps(str(graph.out_avals[0].dtype)), *(eps(dtype_name(v)) for v in moving.leaves))
+    if inside > own_eps:
+        notes.append(f"f computes with numbers of eps {inside:.2g} inside: it is held to these")
+    rounded = lambda points: points  # noqa: E731
+    return Flat(x, cost, "float64", tuple(notes), values, rounded, graph, inside)
 
 
 def same(cost: float, own: float, dtype: str) -> bool:
@@ -124,7 +133,8 @@ def _wide_function(graph: Any, moving: Moving, decided: bool) -> Callable[[Any],
 def _of_rows(at: Callable, moving: Moving) -> Callable[[np.ndarray], np.ndarray]:
     """f at each row of an array, compiled."""
     block = BLOCK if moving.size < LARGE else 6
-    compiled = jax.jit(lambda rows: jax.lax.map(at, rows))
+    options = QUICK if moving.size < LARGE else None
+    compiled = jax.jit(lambda rows: jax.lax.map(at, rows), compiler_options=options)
 
     def values(points: np.ndarray) -> np.ndarray:
         with jax.enable_x64(True):

@@ -136,7 +136,7 @@ def _probes(flat: Flat, leaves: list[Named], scatter: float) -> list[Probe]:
 def _moved(flat: Flat, leaf: Named, offset: int, entries: np.ndarray, scatter: float) -> Probe:
     """Some numbers of the leaf, one by one."""
     rows = differences.unit_vectors(offset, flat.x.size, entries)
-    tolerance = _tolerance(leaf)
+    tolerance = _tolerance(flat, leaf)
     found = differences.slopes(flat, rows, len(entries), scatter, tolerance / 20)
     along = lambda values: np.ravel(values)[entries]  # noqa: E731
     return Probe(leaf, offset, rows, along, entries, tolerance, found)
@@ -144,14 +144,14 @@ def _moved(flat: Flat, leaf: Named, offset: int, entries: np.ndarray, scatter: f
 
 def _random(flat: Flat, leaf: Named, offset: int, matrix: np.ndarray, scatter: float) -> Probe:
     rows = differences.signs(matrix, offset, flat.x.size)
-    tolerance = _tolerance(leaf)
+    tolerance = _tolerance(flat, leaf)
     found = differences.slopes(flat, rows, len(matrix), scatter, tolerance / 20)
     along = lambda values: matrix @ np.ravel(values) / matrix.shape[1] ** 0.5  # noqa: E731
     return Probe(leaf, offset, rows, along, None, tolerance, found)
 
 
-def _tolerance(leaf: Named) -> float:
-    unit = eps(leaf.dtype)
+def _tolerance(flat: Flat, leaf: Named) -> float:
+    unit = max(eps(leaf.dtype), flat.inside)
     return max(40 * unit, unit ** (2 / 3))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -166,7 +167,7 @@ def _source(of: Any) -> str:
     return str(getattr(getattr(of, "debug_info", None), "func_src_info", "") or "")
 
 
-def _scalar(use: Use) -> tuple[Callable, dict]:
+def scalar(use: Use) -> tuple[Callable, dict]:
     """⟨c, outputs⟩ for random c, as a function of the active inputs by name."""
     names = [f"argument {k - _constants(use)}" for k in range(len(use.inputs))]
     moved = {
@@ -198,7 +199,7 @@ def weighed(outputs: list) -> Any:
 
 
 def _checked(use: Use) -> Comparison:
-    of, moved = _scalar(use)
+    of, moved = scalar(use)
     return check_gradients(of, moved)
 
 
@@ -229,44 +230,60 @@ def _doubtful(group: list[Use]) -> list[Use]:
 
     rule = jax.jit(with_rule)
 
-    @jax.jit
-    def along(xs, own, us):
-        found = []
-        for h in STEPS:
-            ahead, behind = (
-                evaluate_wide(
-                    closed,
-                    [x + sign * h * u for x, u in zip(xs, us, strict=True)],
-                    own,
-                    False,
-                )[0]
-                for sign in (1, -1)
-            )
-            found.append((ahead - behind) / (2 * h))
-        return (16 * found[1] - found[0]) / 15, jnp.abs(found[1] - found[0])
-
+    along = jax.jit(partial(_along, closed))
     errors = [_error(use, rule, along, kinds) for use in group]
     order = np.argsort(errors)[::-1]
     return [group[k] for k in order if errors[k] > 1][:IN_FULL]
+
+
+def doubt(of: Callable, moved: dict, gradient: dict) -> float:
+    """How far the gradient is from differences along a few directions, in what rounding may make:
+    a quick look, operation by operation, that compiles nothing."""
+    leaves, tree = jax.tree.flatten(moved)
+    closed = jax.make_jaxpr(lambda *leaves: of(jax.tree.unflatten(tree, leaves)))(*leaves)
+    slopes = [np.asarray(g, np.float64) for g in jax.tree.leaves(gradient)]
+    along = partial(_along, closed)
+    return _farthest(leaves, slopes, [True] * len(leaves), along)
+
+
+def _along(closed: Any, xs: list, own: list, us: list) -> tuple[Any, Any]:
+    """The slope along us, extrapolated, and what one step more has changed."""
+    found = []
+    for h in STEPS:
+        ahead, behind = (
+            evaluate_wide(closed, _shifted(xs, sign * h, us), own, decided=False)[0]
+            for sign in (1, -1)
+        )
+        found.append((ahead - behind) / (2 * h))
+    return (16 * found[1] - found[0]) / 15, jnp.abs(found[1] - found[0])
+
+
+def _shifted(xs: list, h: float, us: list) -> list:
+    return [x if u is None else x + h * u for x, u in zip(xs, us, strict=True)]
 
 
 def _error(use: Use, rule: Callable, along: Callable, kinds: list[bool]) -> float:
     """The largest difference along a few directions, in what rounding may make."""
     own = [jnp.asarray(given.array) for given in use.inputs]
     gradients = iter(rule(own))
-    slopes = [np.asarray(next(gradients), np.float64) if kind else 0.0 for kind in kinds]
+    slopes = [np.asarray(next(gradients), np.float64) if kind else np.zeros(()) for kind in kinds]
+    return _farthest(own, slopes, kinds, along)
+
+
+def _farthest(own: list, slopes: list, kinds: list[bool], along: Callable) -> float:
     draw, worst = np.random.default_rng(1), 0.0
+    size = sum(float(np.linalg.norm(g)) for g in slopes)
     with jax.enable_x64(True):
         xs = [wide(x) for x in own]
         for _ in range(DIRECTIONS):
             us = [
-                draw.choice([-1.0, 1.0], x.shape) / max(1.0, x.size) ** 0.5 if kind else 0
+                draw.choice([-1.0, 1.0], x.shape) / max(1.0, x.size) ** 0.5 if kind else None
                 for x, kind in zip(own, kinds, strict=True)
             ]
-            slope, doubt = map(float, along(xs, own, us))
-            by_rule = sum(float(np.sum(g * u)) for g, u in zip(slopes, us, strict=True))
-            size = sum(float(np.linalg.norm(g)) for g in slopes)
-            allowed = 1e-4 * (abs(slope) + size) + doubt / 4 + 1e-12
-            error = abs(by_rule - slope) / allowed
+            slope, rest = map(float, along(xs, own, us))
+            by_rule = sum(
+                float(np.sum(g * u)) for g, u in zip(slopes, us, strict=True) if u is not None
+            )
+            error = abs(by_rule - slope) / (1e-4 * (abs(slope) + size) + rest / 4 + 1e-12)
             worst = max(worst, error if np.isfinite(error) else np.inf)
     return worst

@@ -23,6 +23,8 @@ DECISIONS = (COMPARISONS | STEPS) - {"stop_gradient"}
 SILENT = {"debug_callback", "debug_print", "check"}  # said once, not at each of a thousand points
 OWN = {"bitcast_convert_type", "random_gamma", "pallas_call", "shard_map"}  # not to be widened
 
+REFINED = 6  # times: each gains three digits at steps of 1e-3
+
 
 class Pair(NamedTuple):
     """A number in float64 that moves, and as the graph itself has it at the arguments: None where
@@ -57,6 +59,18 @@ def stops(inner: Any) -> bool:
         equation.primitive.name == "stop_gradient" or any(map(stops, graphs_in(equation)))
         for equation in jaxpr.eqns
     )
+
+
+def coarsest(inner: Any) -> float:
+    """The largest eps of the floating point numbers in a graph."""
+    worst = 0.0
+    for equation in open_jaxpr(inner)[0].eqns:
+        for v in equation.outvars:
+            kind = getattr(v.aval, "dtype", np.dtype(int))
+            if jnp.issubdtype(kind, jnp.floating):
+                worst = max(worst, float(jnp.finfo(kind).eps))
+        worst = max([worst, *map(coarsest, graphs_in(equation))])
+    return worst
 
 
 def graphs_in(equation: Any) -> list:
@@ -211,10 +225,20 @@ def _cond(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
 
 
 def _linear_solve(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
+    """A x = b with the A that moves: its solver may have stopped A at the arguments, so what is
+    left of b is solved for again, until nothing is."""
     counts, graphs = equation.params["const_lengths"], equation.params["jaxprs"]
     first = counts.matvec + counts.vecmat
+    of_matvec, of_solve = inputs[: counts.matvec], inputs[first : first + counts.solve]
     b = inputs[sum(counts) :]
-    return _run(graphs.solve, [*inputs[first : first + counts.solve], *b], held)
+    x = _run(graphs.solve, [*of_solve, *b], held)
+    if held.stopped:
+        for _ in range(REFINED):
+            product = _run(graphs.matvec, [*of_matvec, *x], held)
+            rest = [v._replace(high=v.high - p.high) for v, p in zip(b, product, strict=True)]
+            step = _run(graphs.solve, [*of_solve, *rest], held)
+            x = [v._replace(high=v.high + d.high) for v, d in zip(x, step, strict=True)]
+    return x
 
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "remat")
