@@ -10,8 +10,19 @@ import jax.numpy as jnp
 import optax
 import psutil
 
-from jaxbackprop import Network, backprop, data, memory, rows, sharding, train
+from jaxbackprop import (
+    Network,
+    backprop,
+    data,
+    loss,
+    memory,
+    rows,
+    sharding,
+    train,
+    value_and_grad,
+)
 from jaxbackprop.checkpoint.descriptions import described, number_of_bytes
+from jaxbackprop.network import Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +49,8 @@ class Options:
     """Passes over the training examples."""
     seed: int = 0
     """Decides the initial weights and the order of the data."""
-    gradient: Literal["manual", "automatic"] = "manual"
-    """The four equations, or jax.grad."""
+    gradient: Literal["manual", "graph", "automatic"] = "manual"
+    """The four equations, the walk of the loss's graph, or jax.grad."""
     checkpoint: str | None = None
     """Less memory: "every:12" keeps every 12th activation, "16MiB" what fits that many bytes."""
     memory_limit: str | None = None
@@ -90,8 +101,10 @@ class Options:
             raise ValueError(f"--save-every is {self.save_every}, expected at least 0")
         if self.flow and (self.gradient != "manual" or self.checkpoint):
             raise ValueError("--flow looks at every δ: it needs --gradient manual, no --checkpoint")
-        if self.checkpoint and self.gradient != "manual":
-            raise ValueError("--checkpoint needs --gradient manual")
+        if self.checkpoint and self.gradient == "automatic":
+            raise ValueError("--checkpoint needs --gradient manual or graph")
+        if self.gradient == "graph" and self.devices > 1:
+            raise ValueError("--gradient graph is for one device: leave out --devices")
         if self.resume and self.run_dir is None:
             raise ValueError("--resume needs --run-dir, the folder of the run to go on with")
 
@@ -159,9 +172,21 @@ def make_gradient(options: Options) -> train.Gradient:
     """The function that --gradient and --checkpoint describe."""
     if options.gradient == "automatic":
         return train.automatic
+    if options.gradient == "graph":
+        return of_graph(options.checkpoint)
     if options.checkpoint is None:
         return backprop
     return functools.partial(backprop, checkpoint=described(options.checkpoint))
+
+
+def of_graph(checkpoint: str | None) -> train.Gradient:
+    """The loss and its gradient by the walk of its graph, in the memory that is described."""
+
+    def gradient(network: Network, params: Params, x: jax.Array, y: jax.Array) -> tuple:
+        return value_and_grad(functools.partial(loss, network), checkpoint=checkpoint)(params, x, y)
+
+    value_and_grad(loss, checkpoint=checkpoint)  # refuses what is no description
+    return gradient
 
 
 def check_memory(

@@ -192,3 +192,38 @@ def test_other_platforms_get_barriers_and_a_cpu_gets_ties(platform):
     assert "optimization_barrier" in elsewhere
     assert "signbit" not in elsewhere
     assert "signbit" in here
+
+
+def test_an_effect_is_done_once():
+    seen = []
+
+    def loud(params, x):
+        for w, b in params:
+            x = jnp.tanh(x @ w + b)
+            jax.debug.callback(lambda number: seen.append(float(number)), x[0, 0])
+        return (x**2).mean()
+
+    params = layers(6)
+    _, gradient = value_and_grad(loud, checkpoint=within("180KiB"))(params, X)
+    jax.effects_barrier()
+    same(gradient, jax.grad(dense)(params, X))
+    assert len(seen) == 6
+
+
+def test_sums_between_devices_are_not_repeated():
+    mesh = jax.make_mesh((1,), ("i",))
+    spec = jax.sharding.PartitionSpec
+
+    def mean(params, x):
+        for w, b in params:
+            x = jnp.tanh(jax.lax.pmean(x @ w, "i") + b)
+        return (x**2).mean()
+
+    def sharded(gradient):
+        return jax.shard_map(gradient, mesh=mesh, in_specs=(spec(), spec()), out_specs=spec())
+
+    params = layers(6)
+    plain, small = (sharded(value_and_grad(mean, checkpoint=c)) for c in (None, "220KiB"))
+    same(jax.jit(small)(params, X)[1], jax.grad(dense)(params, X))
+    sums, again = (str(jax.make_jaxpr(f)(params, X)).count("psum") for f in (plain, small))
+    assert sums == again

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxbackprop.checkpoint.ties import array_of_its_own, tie
 from jaxbackprop.graph.budget.groups import Groups, size
 from jaxbackprop.graph.budget.joint import Operation
-from jaxbackprop.graph.budget.kinds import SHALLOW, STRETCHED, VIEWS
+from jaxbackprop.graph.budget.kinds import COLLECTIVE, ON_A_MESH, SHALLOW, STRETCHED, VIEWS
 from jaxbackprop.graph.walk import evaluate, from_line
 
 
@@ -39,6 +40,7 @@ class Evaluation:
         self.latest: Any = None
         self.count = 0
         self.burst = 0
+        self.alone = False
         self.steps_ran: set[int] = set()
         self.again = False
         self.given(variables, inputs)
@@ -97,12 +99,29 @@ class Evaluation:
         self.version.update(dict.fromkeys(operation.writes, self.count))
 
     def evaluate(self, operation: Operation, inputs: list) -> list:
+        if self.alone:
+            return self.stand_in(operation, inputs)
         loop = operation.equation.params.get("loop")
         if loop is None:
             return evaluate(operation.equation, inputs)
         run = loop.ahead if operation.name == "scan_ahead" else loop.back
         with from_line(operation.equation):
             return run(self.graph.choices[loop], inputs)
+
+    def stand_in(self, operation: Operation, inputs: list) -> list:
+        """The operation on one device, to see how many bytes it needs: what is exchanged with
+        others is as large as what they send."""
+        equation = operation.equation
+        if operation.name in COLLECTIVE | ON_A_MESH:
+            types = [self.graph.joint.avals[v] for v in operation.writes]
+            first = jnp.ravel(inputs[0])[0] if inputs else 0
+            alike = len(inputs) == len(types) and all(
+                x.shape == t.shape for x, t in zip(inputs, types, strict=True)
+            )
+            return inputs if alike else [jnp.full(t.shape, first, t.dtype) for t in types]
+        params = equation.primitive.get_bind_params(equation.params)
+        found = equation.primitive.bind(*inputs, **params)
+        return list(found) if equation.primitive.multiple_results else [found]
 
     def read(self, v: Any) -> Any:
         return v.val if isinstance(v, Literal) else self.values[v]

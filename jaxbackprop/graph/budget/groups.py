@@ -22,7 +22,8 @@ from jaxbackprop.graph.budget.kinds import (
     TRANSCENDENTAL,
     VIEWS,
 )
-from jaxbackprop.graph.halves import acts
+from jaxbackprop.graph.halves import acts, open_jaxpr
+from jaxbackprop.graph.structure import CALLS
 
 FLOPS, BYTES, SLOW = 60.0, 6.0, 1.0  # a nanosecond: 60 FLOP, 6 bytes, one transcendental
 
@@ -86,7 +87,7 @@ def form(joint: Joint, choices: Choices | None = None) -> Groups:
             bytes[v] = bytes_of(avals, v, choices, operations[i])
     groups, producer = [], {}
     for i, operation in enumerate(operations):
-        if all(v in virtual for v in operation.writes):
+        if operation.writes and all(v in virtual for v in operation.writes):
             continue
         members, reads = _way(i, operations, maker, virtual, inputs)
         within = [operations[m] for m in members]
@@ -98,7 +99,7 @@ def form(joint: Joint, choices: Choices | None = None) -> Groups:
                 operation.writes,
                 sum(cost(o, avals, choices) for o in within),
                 workspace(operation, avals, choices),
-                operation.name in LOOP,
+                is_loop(operation.equation),
                 operation.name in CHEAP
                 and len(readers.get(operation.writes[0], ())) > 1
                 and sum(bytes[v] for v in reads) > bytes[operation.writes[0]],
@@ -108,11 +109,24 @@ def form(joint: Joint, choices: Choices | None = None) -> Groups:
     return Groups(joint, groups, bytes, producer, choices)
 
 
+def is_loop(equation: Any) -> bool:
+    """Is it elementwise or a movement? So is a function with a rule of its own, if all in it is."""
+    name = equation.primitive.name
+    inner = equation.params.get("call_jaxpr") if name == "custom_jvp_call" else None
+    if name in CALLS:
+        inner = equation.params[CALLS[name]]
+    if inner is not None:
+        return all(is_loop(e) for e in open_jaxpr(inner)[0].eqns)
+    return name in LOOP
+
+
 def _is_virtual(operation: Operation, readers: list[int], operations: list[Operation]) -> bool:
     name = operation.name
     if name in VIEWS:
         return True
-    if name not in LOOP or not all(operations[r].name in FUSING for r in readers):
+    if not is_loop(operation.equation) or not all(
+        operations[r].name in FUSING or is_loop(operations[r].equation) for r in readers
+    ):
         return False
     if name in STRETCHED or name == "convert_element_type":
         return True

@@ -125,10 +125,10 @@ def trace(
     return flatten(whole, len(seeds)), [*whole_consts, *consts], found
 
 
-def like(x: Any) -> jax.ShapeDtypeStruct:
-    """The type of an array, a number or a traced value."""
-    aval = jax.typeof(x) if not hasattr(x, "sharding") else x
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+def like(x: Any) -> Any:
+    """The type of an array, a number or a traced value; a type is its own."""
+    given = isinstance(x, jax.ShapeDtypeStruct) or type(x).__name__ == "ShapedArray"
+    return x if given else jax.typeof(x)
 
 
 def flatten(jaxpr: Any, seeds: int) -> Joint:

@@ -37,6 +37,7 @@ COLLECTIVE = _names(
     """psum psum_invariant pmax pmin ppermute all_gather all_gather_invariant all_to_all
     reduce_scatter psum_scatter pbroadcast pgather unreduced_psum unreduced_reduce_scatter"""
 )
+ON_A_MESH = _names("pvary pcast axis_index")
 LOOP = CHEAP | TRANSCENDENTAL | STRETCHED | VIEWS | MOVED
 FUSING = LOOP | REDUCTIONS  # these read what is virtual
 # Made of arguments alone, these run early unless they are told when.

@@ -1,5 +1,6 @@
 """The plan: an order that fits, held against the program that it compiles to."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -8,6 +9,7 @@ import jax
 from jaxbackprop.graph.budget.emission import Evaluation
 from jaxbackprop.graph.budget.groups import Groups, form
 from jaxbackprop.graph.budget.joint import Joint, Operation
+from jaxbackprop.graph.budget.kinds import COLLECTIVE, ON_A_MESH
 from jaxbackprop.graph.budget.loops import loops_in, paths
 from jaxbackprop.graph.budget.simulation import NoRoom, Order, best, least, plain
 from jaxbackprop.graph.lines import where
@@ -25,9 +27,15 @@ class Planned(NamedTuple):
     compiled: int
 
 
+def between_devices(joint: Joint) -> bool:
+    """Is it part of a program for several devices, inside shard_map?"""
+    return any(o.name in COLLECTIVE | ON_A_MESH for o in joint.operations)
+
+
 def evaluate(graph: Groups, order: Order, inputs: Sequence[Any]) -> list:
-    """The outputs of the joint graph, evaluated in an order."""
+    """The outputs of the joint graph, evaluated in an order, by one device alone."""
     evaluation = Evaluation(graph, order.held, graph.joint.inputs, inputs)
+    evaluation.alone = between_devices(graph.joint)
     evaluation.run(order.steps)
     return [evaluation.read(v) for v in graph.joint.outputs]
 
@@ -35,7 +43,9 @@ def evaluate(graph: Groups, order: Order, inputs: Sequence[Any]) -> list:
 def compiled_bytes(graph: Groups, order: Order) -> int:
     avals = [graph.joint.avals[v] for v in graph.joint.inputs]
     types = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
-    program = jax.jit(lambda *inputs: evaluate(graph, order, inputs)).lower(*types).compile()
+    nowhere = jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
+    with nowhere if between_devices(graph.joint) else contextlib.nullcontext():
+        program = jax.jit(lambda *inputs: evaluate(graph, order, inputs)).lower(*types).compile()
     return cast(Any, program.memory_analysis()).temp_size_in_bytes
 
 
