@@ -201,8 +201,12 @@ class Simulation:
         for v in group.reads:
             self.unlock(v)
         for v in (*group.reads, *fresh):
-            if v not in self.locked and v in self.resident and self.wanted(v) is None:
+            once = self.graph.groups[self.graph.producer[v]].once  # stays: it cannot be had again
+            if not once and self.in_memory(v) and self.wanted(v) is None:
                 self.drop(v)
+
+    def in_memory(self, v: int) -> bool:
+        return v in self.resident and v not in self.locked
 
     def drop(self, v: int) -> None:
         self.resident.discard(v)
