@@ -29,7 +29,11 @@ def quick(name):
         for mode, decide in modes.items():
             quantities.by_inner_products = decide
             try:
-                found[mode] = list(map(unformed.squared_norms, leaves))
+                once = list(map(unformed.formed_once, leaves))
+                found[mode] = list(map(unformed.squared_norms, once))
+                found["weighted, " + mode] = [
+                    unformed.total(leaf, jnp.asarray(WEIGHTS)) for leaf in once
+                ]
             finally:
                 quantities.by_inner_products = cheaper
         return found | {
@@ -53,12 +57,13 @@ def reference(name):
     found = run(jax.vmap(jax.grad(f), (None, 0)), params, batch)
     gradients = [np.asarray(g) for g in jax.tree.leaves(found)]
     norms = [np.sum(g.reshape(M, -1) ** 2, 1) for g in gradients]
+    weighted = [np.tensordot(WEIGHTS, g, 1) for g in gradients]
+    modes = ("as is cheaper", "inner", "formed")
     return {
-        "as is cheaper": norms,
-        "inner": norms,
-        "formed": norms,
+        **dict.fromkeys(modes, norms),
+        **{f"weighted, {mode}": weighted for mode in modes},
         "gradients": gradients,
-        "weighted": [np.tensordot(WEIGHTS, g, 1) for g in gradients],
+        "weighted": weighted,
         "sum": [g.sum(0) for g in gradients],
         "squares": [np.sum(g**2, 0) for g in gradients],
     }

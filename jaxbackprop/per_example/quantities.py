@@ -108,6 +108,7 @@ def clipped_mean(
         bounds, tree = checked(max_norm, params), jax.tree.structure(params)
 
         def clip(leaves):
+            leaves = list(map(unformed.formed_once, leaves))
             shares, bad = coefficients(bounds, tree.unflatten(_squares(leaves)))
             clipped = jnp.any(jnp.stack(shares) < 1, 0) & ~bad
             return (list(map(unformed.total, leaves, shares)), clipped.sum(), bad.sum()), ()

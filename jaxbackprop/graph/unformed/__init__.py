@@ -9,12 +9,19 @@ with them, `leaves` and `quantities` put one parameter's terms together.
 
 from jaxbackprop.graph.unformed.gradients import look_at, unformed
 from jaxbackprop.graph.unformed.leaves import Leaf, Term
-from jaxbackprop.graph.unformed.quantities import formed_each, squared_norms, total, total_squares
+from jaxbackprop.graph.unformed.quantities import (
+    formed_each,
+    formed_once,
+    squared_norms,
+    total,
+    total_squares,
+)
 
 __all__ = [
     "Leaf",
     "Term",
     "formed_each",
+    "formed_once",
     "look_at",
     "squared_norms",
     "total",

@@ -41,6 +41,15 @@ def formed_each(leaf: Leaf) -> jax.Array:
     return each(lambda one: _form(one).astype(one.like.dtype), leaf, leaf.m)
 
 
+def formed_once(leaf: Leaf) -> Leaf:
+    """For norms and a mean: the gradients formed, if the norms want it and all fit at once."""
+    sites = [term.site for term in leaf.terms]
+    cheaper = by_inner_products(sites, leaf.dense is not None, leaf.shared)
+    if not sites or cheaper or _at_once(leaf) < leaf.m:
+        return leaf
+    return leaf._replace(terms=[], dense=each(_form, leaf, leaf.m), shared=False)
+
+
 def total(leaf: Leaf, weights: jax.Array | None = None) -> jax.Array:
     """Σ wᵢ gᵢ, by default Σ gᵢ, in float32 at least.
 
