@@ -150,7 +150,7 @@ def judge(harness, transform=vjp) -> Outcome:
     """One harness under our vjp (or another put in its place) and under jax.vjp.
 
     Where they differ, it is also the same if differences refute jax's and not ours: jax 0.10 has
-    the other sign of acosh′ left of the imaginary axis.
+    the other sign of acosh′ left of the imaginary axis, and takes a complex sign for flat.
     """
     outcome = functools.partial(Outcome, harness.group_name, harness.fullname)
     try:

@@ -86,7 +86,6 @@ PULLBACKS = {
     "conj of a real": (lambda x: lax.conj_p.bind(x, input_dtype=x.dtype), real(4)),
     "abs": (jnp.abs, complex_(4)),
     "angle": (jnp.angle, complex_(4)),
-    "sign": (jnp.sign, complex_(4)),
     "real": (jnp.real, complex_(4)),
     "imag": (jnp.imag, complex_(4)),
     "complex": (lax.complex, real(4), real(4)),
@@ -158,7 +157,15 @@ def test_the_energy_of_a_spectrum_is_that_of_the_signal():
     """Parseval: Σ|X|² = n Σx², so the gradient is 2 n x."""
     x = real(8)
     energy = grad(lambda x: jnp.sum(jnp.abs(jnp.fft.fft(x)) ** 2))(x)
-    np.testing.assert_allclose(energy, 2 * 8 * x, rtol=1e-5)
+    assert g1(energy, 2 * 8 * x, depth=1)
+
+
+def test_a_sign_turns_with_its_number_and_does_not_follow_its_size():
+    """sign(z) at 2 is 1: dz = i h turns it by h / 2, dz = h leaves it."""
+    _, pullback = vjp(jnp.sign, jnp.complex64(2))
+    assert np.array_equal(pullback(jnp.complex64(1)), [0])
+    assert np.array_equal(pullback(jnp.complex64(-1j)), [-0.5j])  # Re(c dz) = h / 2
+    assert np.array_equal(grad(lambda x: x * jnp.sign(x))(-3.0), -1.0)
 
 
 def test_acosh_left_of_the_imaginary_axis_has_the_sign_of_its_own_slope():

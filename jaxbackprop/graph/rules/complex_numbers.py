@@ -54,3 +54,19 @@ def absolute(cts, outs, x):
         return lax.complex(ct, jnp.zeros_like(ct)) * unit
 
     return (of_complex if is_complex(x) else (lambda: jnp.where(x >= 0, ct, -ct)),)
+
+
+@rule("sign")
+def sign(cts, outs, x):
+    """u = z / |z| turns by Im(ū dz) / |z|, so i ū Im(ct u) / |z|; 0 at 0. A real sign is flat.
+
+    (jax before 0.12 takes it for flat everywhere.)
+    """
+    (ct,), (out,) = cts, outs
+
+    def back():
+        size = lax.abs(x)
+        turn = lax.imag(ct * out) / jnp.where(size == 0, 1, size)
+        return lax.complex(jnp.zeros_like(turn), turn) * lax.conj(out)
+
+    return (back if is_complex(x) else None,)
