@@ -214,6 +214,12 @@ CASES = {
         (XS,),
         [3, 3, 3],
     ),
+    "a custom_jvp of the jvp of a custom_vjp": (
+        own_jvp(own_sin, lambda x, t: jax.jvp(own_sin, x, t)),
+        0,
+        (0.0,),
+        1,
+    ),
     "zero tangent told": (told_of_zero_tangents(), 0, (2.0, 3.0), 15),
     "no zero tangent": (told_of_zero_tangents(), (0, 1), (2.0, 3.0), (3, 2)),
     "integer tangent": (lambda x: with_integers()(x, 3)[0], 0, (2.0,), 3),

@@ -86,15 +86,42 @@ def custom_vjp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
             _no_cotangent(v.aval, params["symbolic_zeros"]) if ct is None else ct
             for v, ct in zip(equation.outvars, cts, strict=True)
         ]
-        contributions = params["bwd"].call_wrapped(*residuals, *filled)
-        if isinstance(contributions, tuple) and isinstance(contributions[0], list):
-            contributions, _ = contributions  # jax 0.12 returns an auxiliary value besides
-        return [None] * count + [
-            c if a and isinstance(c, ARRAYS) else None
-            for c, a in zip(contributions, flags, strict=True)
-        ]
+        return [None] * count + _contributions(params["bwd"], residuals, filled, flags)
 
     return found[kept:], pull
+
+
+def _contributions(bwd: Any, residuals: list, cts: list, wanted: Sequence[bool]) -> list:
+    """What a rule of one's own gives; None for what it leaves out, or for what is not wanted."""
+    found = bwd.call_wrapped(*residuals, *cts)
+    if isinstance(found, tuple) and isinstance(found[0], list):
+        found, _ = found  # jax 0.12 returns an auxiliary value besides
+    return [c if w and isinstance(c, ARRAYS) else None for c, w in zip(found, wanted, strict=True)]
+
+
+@recorder("custom_lin")
+def custom_lin(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
+    """The tangents of a custom_vjp, which nobody can compute; but there is their way back.
+
+    A rule of custom_jvp has them where it takes the jax.jvp of such a function. It is walked at
+    t = 0, where they are 0.
+    """
+    params, count = equation.params, equation.params["num_res"]
+    if not ON_TANGENTS.get() or any(active[:count]):
+        raise UnsupportedPrimitive("a custom_vjp has no rule for jax.jvp: 'custom_lin'")
+    moving = iter(active[count:])
+    flags = [not z and bool(next(moving)) for z in params["in_zeros"]]
+
+    def pull(cts):
+        filled = [
+            _no_cotangent(v.aval, params["symbolic_zeros"]) if ct is None else ct
+            for v, ct in zip(equation.outvars, cts, strict=True)
+        ]
+        found = _contributions(params["bwd"], inputs[:count], filled, flags)
+        given = [g for g, z in zip(found, params["in_zeros"], strict=True) if not z]
+        return [None] * count + given
+
+    return [zeros(v.aval) for v in equation.outvars], pull
 
 
 def _no_cotangent(aval: Any, symbolic: bool) -> Any:

@@ -73,7 +73,6 @@ REFUSED = (
     | dict.fromkeys(
         [
             "call_hi_primitive",
-            "custom_lin",
         ],
         HIGHER,
     )
