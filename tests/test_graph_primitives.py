@@ -18,7 +18,7 @@ DOCS = pathlib.Path(__file__).parents[1] / "docs" / "graph.md"
 # They have no results: the forward pass does them, and the gradient passes by.
 EFFECTS = {"check", "debug_callback", "debug_print", "inspect_sharding"}
 PLACES = {"supported": set(RULES), "structural": set(STRUCTURE), "flat": set(FLAT)}
-PLACES |= {"effect": EFFECTS, "refused": set(REFUSED) - set(RULES)}
+PLACES |= {"effect": EFFECTS, "refused": set(REFUSED) - set(RULES) - set(STRUCTURE)}
 
 
 # The project's own, of its dense wing.

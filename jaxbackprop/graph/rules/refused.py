@@ -77,9 +77,6 @@ REFUSED = (
         HIGHER,
     )
     | {
-        "approx_top_k": "its result is approximate: use lax.top_k",
-        "composite": "a composite stands for a kernel elsewhere: differentiate its own function",
-        "custom_vmap_call": "its rule for vmap says nothing of gradients: add a jax.custom_vjp",
         "dce_sink": "it only keeps a value alive",
         "from_edtype": "an array of an extended dtype has no gradient",
         "to_edtype": "an array of an extended dtype has no gradient",
