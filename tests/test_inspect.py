@@ -607,3 +607,13 @@ def test_a_nan_made_inside_a_function_with_a_rule_of_its_own_is_told_from_inside
     origin = inspect(lambda x: jnp.sum(f(x)[0]))(jnp.array([1.0, -1.0])).origin()
     assert (origin.direction, origin.operation) == ("forward", "log")
     assert origin.line.number == line_of(f.__wrapped__, "jnp.log")
+
+
+def test_what_a_where_does_not_choose_is_not_blamed():
+    def f(x):
+        y = jnp.log(x)
+        return jnp.sum(jnp.where(x < 5, y, jnp.nan))  # as jnp.var has it
+
+    origin = inspect(f)(jnp.array([1.0, -1.0])).origin()
+    assert (origin.direction, origin.operation) == ("forward", "log")
+    assert inspect(f)(jnp.array([1.0, 7.0])).origin().direction == "given"

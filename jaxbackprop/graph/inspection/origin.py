@@ -185,10 +185,14 @@ def _blame(
 ) -> MadeOf:
     """Ask for the operands that are not finite at these entries; without any, it was made here."""
     finite, no_nan = where.copy(), where & _nan(array)
-    for v in operands:
+    selects = step.equation.primitive.name == "select_n"
+    for n, v in enumerate(operands):
         if v.tangent:  # a zero that stands for any number
             continue
         bad, nan = (_same_entries(step, where, found(v.array)) for found in (_bad, _nan))
+        if selects and 0 < n < len(step.invars):  # what was not chosen explains nothing
+            taken = np.asarray(operands[0].array).astype(int) == n - 1
+            bad, nan = bad & taken, nan & taken
         if bad.any():
             source = origin_of(v)
             values[source] = values.get(source, np.zeros_like(bad)) | bad
