@@ -131,6 +131,14 @@ def test_a_harmless_mask_is_not_taken_for_the_cause():
     assert (found.operation, found.direction) == ("sqrt", "backward")
 
 
+def test_the_scopes_around_every_loop_are_told():
+    def f(x):
+        with jax.named_scope("encoder"):
+            return jnp.sum(jax.lax.scan(lambda h, _: (jnp.log(h), None), x, None, length=4)[0])
+
+    assert locate(f)(X).scope == "encoder"
+
+
 def test_an_auxiliary_output_that_is_not_finite_is_no_fault():
     f = lambda x: (jnp.sum(x), jnp.log(x - x))  # noqa: E731
     assert locate(f, has_aux=True)(X) is None

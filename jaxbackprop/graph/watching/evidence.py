@@ -13,6 +13,7 @@ from jaxbackprop.graph import walk
 from jaxbackprop.graph.inspection.origin import Origin, origin
 from jaxbackprop.graph.inspection.unfold import Ends, Graph, unfold
 from jaxbackprop.graph.lines import innermost, stack
+from jaxbackprop.graph.names import scope
 from jaxbackprop.graph.walk import is_real
 from jaxbackprop.graph.watching.labels import operation
 from jaxbackprop.graph.watching.rewriting import Plan, Visit, plan
@@ -98,6 +99,7 @@ def placed(found: Origin | None, site: Site, steps: tuple[int, ...], **known: An
     if found is None:
         lines = stack(outer)
         where = {"line": innermost(lines), "stack": lines, "scan_steps": steps}
+        where["scope"] = scope(outer)
         return without_line(operation=operation(site.equation), **where, **known)
     lines = (*found.stack, *stack(outer[:-1]))
     return dataclasses.replace(
@@ -105,6 +107,7 @@ def placed(found: Origin | None, site: Site, steps: tuple[int, ...], **known: An
         line=innermost(lines),
         stack=lines,
         scan_steps=(*steps, *found.scan_steps),
+        scope=scope(outer),
         reaches=known["reaches"],
     )
 
