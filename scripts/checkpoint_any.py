@@ -1,0 +1,184 @@
+"""Bytes against time for the gradients of models of flax and equinox, under a byte budget.
+
+    python scripts/checkpoint_any.py --quick                 small models, plans only: a minute
+    python scripts/checkpoint_any.py --measure               compiled and timed, beside jax.grad
+    python scripts/checkpoint_any.py --models LSTM MLP
+
+A row is a plan: bytes asked, predicted, compiled; estimated time over that of keeping everything;
+with --measure, the median of the rounds' ratios to jax.grad.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import tyro
+from flax import nnx
+from measure import compiled, interleaved, machine, ratio, temporary_bytes
+
+from jaxbackprop import checkpoint, value_and_grad
+
+MIB = 2**20
+SHARES = (1.0, 0.5, 0.25, 0.15)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to plan."""
+
+    models: tuple[str, ...] = ("transformer", "scanned", "CNN", "MLP", "LSTM", "U")
+    """Some of: transformer scanned CNN MLP LSTM U."""
+    quick: bool = False
+    """Small sizes."""
+    measure: bool = False
+    """Time the programs too."""
+    rounds: int = 7
+    """Rounds of --measure."""
+
+
+class Block(nnx.Module):
+    """A transformer's."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs) -> None:
+        self.attention = nnx.MultiHeadAttention(4, width, decode=False, rngs=rngs)
+        self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(2)])
+        self.up = nnx.Linear(width, 4 * width, rngs=rngs)
+        self.down = nnx.Linear(4 * width, width, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x + self.attention(self.norms[0](x))
+        return x + self.down(nnx.gelu(self.up(self.norms[1](x))))
+
+
+def transformer(quick: bool, scanned: bool = False) -> tuple[Callable, Any]:
+    depth, width, shape = (3, 32, (2, 32)) if quick else (8, 256, (8, 256))
+    blocks = [nnx.split(Block(width, nnx.Rngs(i))) for i in range(depth)]
+    graph, params = blocks[0][0], [params for _, params in blocks]
+    x = jax.random.normal(jax.random.key(0), (*shape, width))
+    run = lambda x, p: nnx.merge(graph, p)(x)  # noqa: E731
+    if scanned:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+        step = lambda x, p: (run(x, p), None)  # noqa: E731
+        return lambda p: (jax.lax.scan(step, x, p)[0] ** 2).mean(), stacked
+
+    def loss(params):
+        out = x
+        for p in params:
+            out = run(out, p)
+        return (out**2).mean()
+
+    return loss, params
+
+
+def cnn(quick: bool) -> tuple[Callable, Any]:
+    features, size, batch = (8, 16, 8) if quick else (32, 32, 64)
+    keys = jax.random.split(jax.random.key(0), 6)
+    x = jax.random.normal(jax.random.key(1), (batch, size, size, features))
+    params = [jax.random.normal(k, (3, 3, features, features)) / (3 * features**0.5) for k in keys]
+
+    def loss(params):
+        out = x
+        for w in params:
+            z = jax.lax.conv_general_dilated(
+                out, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            z = (z - z.mean((0, 1, 2))) / jnp.sqrt(z.var((0, 1, 2)) + 1e-5)
+            out = jax.nn.relu(z)
+        return (out**2).mean()
+
+    return loss, params
+
+
+def mlp(quick: bool) -> tuple[Callable, Any]:
+    width, depth, batch = (32, 8, 128) if quick else (256, 32, 2048)
+    model = eqx.nn.MLP(width, width, width, depth, jnp.tanh, key=jax.random.key(0))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    x = jax.random.normal(jax.random.key(1), (batch, width))
+    return lambda p: (jax.vmap(eqx.combine(p, static))(x) ** 2).mean(), params
+
+
+def lstm(quick: bool) -> tuple[Callable, Any]:
+    width, steps, batch = (16, 32, 8) if quick else (64, 256, 64)
+    cell = eqx.nn.LSTMCell(width, width, key=jax.random.key(0))
+    params, static = eqx.partition(cell, eqx.is_inexact_array)
+    xs = jax.random.normal(jax.random.key(1), (steps, batch, width))
+
+    def loss(params):
+        cell = jax.vmap(eqx.combine(params, static))
+        start = (jnp.zeros((batch, width)),) * 2
+        return (jax.lax.scan(lambda s, x: (cell(x, s), None), start, xs)[0][0] ** 2).mean()
+
+    return loss, params
+
+
+def u_net(quick: bool) -> tuple[Callable, Any]:
+    width, batch = (32, 128) if quick else (256, 2048)
+    keys = jax.random.split(jax.random.key(0), 12)
+    params = [jax.random.normal(k, (width, width)) / width**0.5 for k in keys]
+    x = jax.random.normal(jax.random.key(1), (batch, width))
+
+    def loss(params):
+        out, kept = x, []
+        for w in params[:6]:
+            kept.append(out)
+            out = jax.nn.gelu(out @ w)
+        for w in params[6:]:
+            out = jax.nn.gelu(out @ w) + kept.pop()
+        return (out**2).mean()
+
+    return loss, params
+
+
+MODELS = {
+    "transformer": transformer,
+    "scanned": lambda quick: transformer(quick, scanned=True),
+    "CNN": cnn,
+    "MLP": mlp,
+    "LSTM": lstm,
+    "U": u_net,
+}
+
+
+def main(options: Options) -> None:
+    print(machine())
+    for name in options.models:
+        loss, params = MODELS[name](options.quick)
+        reference, _ = compiled(jax.value_and_grad(loss), params)
+        whole = temporary_bytes(reference)
+        print(f"{name}: jax.grad {whole / MIB:.2f} MiB; the least {checkpoint.least(loss, params)}")
+        programs = {"jax.grad": reference}
+        for share in SHARES:
+            asked = int(share * whole)
+            try:
+                plan = checkpoint.plan(loss, params, bytes=asked)
+            except ValueError as error:
+                print(f"  {asked / MIB:8.2f}  {error}"[:100])
+                continue
+            print(
+                f"  {asked / MIB:8.2f} asked {plan.bytes / MIB:8.2f} predicted "
+                f"{plan.compiled_bytes / MIB:8.2f} compiled, time × {plan.factor:.2f}"
+            )
+            if options.measure:
+                budget = checkpoint.within(asked)
+                programs[f"{share:.0%}"], _ = compiled(
+                    value_and_grad(loss, checkpoint=budget), params
+                )
+        if options.measure:
+            seconds = interleaved(
+                {k: functools.partial(program, params) for k, program in programs.items()},
+                options.rounds,
+            )
+            for key in list(programs)[1:]:
+                print(
+                    "  {} of the bytes: {:.2f} × jax.grad's time ({:.2f}–{:.2f})".format(
+                        key, *ratio(seconds, key, "jax.grad")
+                    )
+                )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))
