@@ -1,0 +1,80 @@
+"""The pages: links lead somewhere, public names have a page and words, the site builds."""
+
+import importlib.util
+import inspect
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import jaxbackprop
+
+ROOT = pathlib.Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def public():
+    """(name, value) of every function and class that the package, or a module it names, gives."""
+    for name in jaxbackprop.__all__:
+        value = getattr(jaxbackprop, name)
+        if not inspect.ismodule(value):
+            yield name, value
+            continue
+        for inner in getattr(value, "__all__", None) or vars(value):
+            found = getattr(value, inner)
+            own = hasattr(value, "__all__") or getattr(found, "__module__", "") == value.__name__
+            if own and not inner.startswith("_") and callable(found):
+                yield f"{name}.{inner}", found
+
+
+PUBLIC = dict(public())
+REFERENCE = "\n".join(page.read_text() for page in (ROOT / "docs" / "reference").glob("*.md"))
+ON_PAGES = set(re.findall(r"^::: (\S+)$", REFERENCE, re.MULTILINE))
+
+
+def anchors(page):
+    """The names that a page's headings can be reached by."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("http"):
+            continue
+        file, _, heading = target.partition("#")
+        there = (page.parent / file).resolve() if file else page
+        assert there.exists(), f"{page.name} links to {target}"
+        if heading and not heading.startswith("jaxbackprop."):
+            assert heading in anchors(there), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_words_and_a_page(name):
+    value = PUBLIC[name]
+    assert inspect.getdoc(value), name
+    assert value.__module__ in ON_PAGES, f"docs/reference has no page with {value.__module__}"
+
+
+def test_the_reference_names_only_what_is_there():
+    for name in ON_PAGES:
+        assert importlib.util.find_spec(name), name
+
+
+def test_the_site_builds_and_asks_nothing_of_the_network(tmp_path):
+    pytest.importorskip("mkdocs")
+    site = tmp_path / "site"
+    command = ["build", "--quiet", "--strict", "--config-file", ".mkdocs.yml", "--site-dir", site]
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", *map(str, command)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for page in site.rglob("*.html"):
+        sources = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="([^"]+)"', page.read_text())
+        assert [s for s in sources if s.startswith("http") and "canonical" not in s] == [], page
