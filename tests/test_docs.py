@@ -20,7 +20,8 @@ def public():
     for name in jaxbackprop.__all__:
         value = getattr(jaxbackprop, name)
         if not inspect.ismodule(value):
-            yield name, value
+            if callable(value):
+                yield name, value
             continue
         for inner in getattr(value, "__all__", None) or vars(value):
             found = getattr(value, inner)
