@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from jaxbackprop.training import data, memory, plots, saving, shuffle, train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # What is imported when it is first asked for: the graph wing, and modules of the other rooms. Of
 # those that need more than JAX the extra is named, to be said where it is missing.
