@@ -6,6 +6,7 @@ By default a sample, spread over each primitive's list; JAXBACKPROP_ALL_HARNESSE
 import os
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from harnesses import REFUSED, SAME, WRONG, harnesses, judge, report, sample
 
@@ -54,6 +55,7 @@ def negated(f, *primals):
 @pytest.mark.parametrize("wrong", [scaled, zeros, negated])
 @pytest.mark.parametrize("name", ["sin", "tanh", "dot_general", "cumprod"])
 def test_a_wrong_gradient_would_be_seen(wrong, name):
-    harness = next(h for h in harnesses() if h.group_name == name)
+    single = (h for h in harnesses() if np.dtype(h.dtype) == np.float32)  # half would not see 0.1 %
+    harness = next(h for h in single if h.group_name == name)
     assert judge(harness).verdict == SAME
     assert judge(harness, wrong).verdict == WRONG

@@ -15,6 +15,7 @@ from jax.extend.core import jaxprs_in_params
 
 from jaxbackprop.graph.halves import Halves, dependence, halves, open_jaxpr, way_of_walking
 from jaxbackprop.graph.rules import UnsupportedPrimitive
+from jaxbackprop.graph.rules.table import WITHOUT_ZEROS
 from jaxbackprop.graph.walk import Recorder
 
 
@@ -67,6 +68,8 @@ def _key(equation: Any, inputs: Sequence, active: Sequence) -> tuple | None:
 
 def _tells_zeros(equation: Any) -> bool:
     """Is there a rule inside that is told of each cotangent that is zero? There are none here."""
+    if equation.primitive.name in WITHOUT_ZEROS:
+        return True
     if equation.primitive.name == "custom_vjp_call":
         return equation.params["symbolic_zeros"]
     inner = jaxprs_in_params(equation.params)
