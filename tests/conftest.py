@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import importlib.metadata
 import os
 import sys
 
@@ -10,9 +11,25 @@ import jaxtyping
 import psutil
 import pytest
 
+# Most of the suite's time is XLA's making of machine code. What a program computes, and how many
+# bytes it needs, is decided before that, so the code may be plain. (Newer jaxlibs do not know these
+# flags: there the suite compiles as users do; so it does where XLA_FLAGS is set, also to nothing.)
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    plain = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    os.environ.setdefault("XLA_FLAGS", plain)
+
 MIB = 2**20
 FULL = 1000 * MIB  # of a worker: compiled programs are let go
 MOST = 1536 * MIB  # what no test may leave behind
+SLOW = {
+    f"test_{name}"
+    for name in (
+        *("campaigns", "processes", "sharding", "saving", "scripts", "explorer", "benchmark"),
+        *("package", "docs", "checkpoint", "check_campaign", "check_programs", "graph_harness"),
+        *("graph_programs", "graph_devices", "inspect_programs", "locate", "unformed"),
+        *("per_example", "per_example_models", "budget", "flow", "watch", "backprop"),
+    )
+}
 
 
 def pytest_configure(config):
@@ -22,6 +39,13 @@ def pytest_configure(config):
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def pytest_collection_modifyitems(items):
+    """The modules that start processes, or go through many programs, are no daily round."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
