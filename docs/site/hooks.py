@@ -6,7 +6,7 @@ from pathlib import Path
 from latex2mathml.converter import convert
 
 README = Path(__file__).parents[2] / "README.md"
-ELSEWHERE = re.compile(r"(?<!!)\[([^\]]*)\]\((?!docs/|https?:|#)[^)]*\)")
+ELSEWHERE = re.compile(r"(?<!!)\[([^\]]*)\]\((?!docs/[a-z_]+\.(?:md|png|svg)|https?:|#)[^)]*\)")
 MATHS = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 
 
