@@ -4,8 +4,9 @@ import pathlib
 import re
 
 import jax
+import jax.experimental.multihost_utils  # these fill jax's tables with their primitives
 import jax.experimental.pallas
-import jax.experimental.sparse  # fills jax's tables with the primitives of its experiments
+import jax.experimental.sparse
 import jax.numpy as jnp
 import pytest
 from jax.interpreters import ad

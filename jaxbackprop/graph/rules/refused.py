@@ -4,6 +4,7 @@ MUTABLE = "a mutable array changes under the walk: return the new values instead
 SPARSE = "jax.experimental.sparse has its own format: differentiate by the dense array"
 OUTSIDE = "what runs outside of JAX cannot be looked into: give it a rule by jax.custom_vjp"
 PARTIAL = "an array that is partly reduced across devices has no rule: reduce it by lax.psum"
+ACROSS_HOSTS = "it joins or parts the arrays of several hosts: do that outside of the function"
 HIGHER = "it is of jax's experimental higher-order kind, whose rules JAX keeps to itself"
 
 REFUSED = (
@@ -86,6 +87,8 @@ REFUSED = (
         "from_edtype": "an array of an extended dtype has no gradient",
         "to_edtype": "an array of an extended dtype has no gradient",
         "with_memory_space_constraint": "a memory space cannot be asked for on the way back",
+        "host_local_array_to_global_array": ACROSS_HOSTS,
+        "global_array_to_host_local_array": ACROSS_HOSTS,
         "ragged_all_to_all": "ragged exchange has no rule: use lax.all_to_all",
         "remat_opt": "it is what optimize_remat makes of a custom_vjp: leave that out",
     }
