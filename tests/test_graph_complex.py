@@ -141,6 +141,8 @@ def test_complex_numbers_between_reals_give_jaxs_gradient(name):
 
 @pytest.mark.parametrize("name", PULLBACKS)
 def test_a_pullback_has_jaxs_convention(name):
+    if name == "max" and jax.__version_info__ >= (0, 11):
+        pytest.skip("jax itself no longer differentiates the maximum of complex numbers")
     f, *args = PULLBACKS[name]
     ours, jaxs = pulled(vjp, f, *args), pulled(jax.vjp, f, *args)
     assert g4(ours, jaxs)

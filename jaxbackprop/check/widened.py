@@ -129,6 +129,7 @@ def _operation(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
         found = _in_its_own_precision(equation, highs)
     else:
         found = _bind(equation, highs, {k: _widened_param(v) for k, v in params.items()})
+        found = [wide(x) for x in found]  # where the operation decides its type itself
     return [Pair(*both) for both in zip(found, lows or [None] * len(found), strict=True)]
 
 
