@@ -1,5 +1,9 @@
 """Rows that are divided train as those of one device do. Eight devices: tests/test_sharding.py."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import optax
@@ -28,6 +32,20 @@ def test_the_shares_of_the_processes_are_the_data_once(processes, devices, examp
     assert shares == list(range(examples))
 
 
+PLAIN = "fusion_emitters=false" in os.environ.get("XLA_FLAGS", "")  # see conftest.py
+
+
+@pytest.mark.skipif(not PLAIN, reason="the bits are compared in this very process")
+def test_the_bits_are_compared_as_users_compile():
+    """Two programs of the same operations have the same bits where XLA fuses them as it likes."""
+    command = [sys.executable, "-m", "pytest", "-n0", "-q", __file__, "-k", "bits_are_those"]
+    done = subprocess.run(
+        command, env=os.environ | {"XLA_FLAGS": ""}, capture_output=True, text=True
+    )
+    assert "2 passed" in done.stdout, done.stdout
+
+
+@pytest.mark.skipif(PLAIN, reason="plain machine code is fused otherwise")
 @pytest.mark.parametrize("looks", [{}, {"watch": flow.active, "observe": flow.observe}])
 def test_on_one_device_the_bits_are_those_of_train(looks):
     divided = rows.divide(sharding.make_mesh(1), SPLIT, 3)
