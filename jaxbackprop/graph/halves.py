@@ -121,17 +121,20 @@ def halves(
     made = _MADE.setdefault(inner, {})
     if key in made:
         return made[key]
-    whole = _there_and_back(inner, flags, out_flags)
+    whole = there_and_back(*open_jaxpr(inner), flags, out_flags)
     found = _split(whole, flags, out_flags, at_hand, fixed, kept)
     if not any(isinstance(c, Tracer) for c in open_jaxpr(whole)[1]):
         made[key] = found
     return found
 
 
-def _there_and_back(inner: Any, flags: Sequence[bool], out_flags: Sequence[bool]) -> Any:
-    jaxpr, consts = open_jaxpr(inner)
+def there_and_back(
+    jaxpr: Any, consts: Sequence, flags: Sequence[bool], out_flags: Sequence[bool]
+) -> Any:
+    """(inputs, cotangents) ↦ (outputs, gradients) of a graph, as one graph; the cotangents are
+    those of the outputs that `out_flags` marks, the gradients by the inputs that `flags` does."""
 
-    def there_and_back(inputs, cts):
+    def walked(inputs, cts):
         outputs, pull = through(forward(jaxpr, consts, inputs, flags))
         given = iter(cts)
         found = pull([next(given) if flag else None for flag in out_flags])
@@ -143,7 +146,7 @@ def _there_and_back(inner: Any, flags: Sequence[bool], out_flags: Sequence[bool]
         return outputs, wanted
 
     cts = [v.aval for v, flag in zip(jaxpr.outvars, out_flags, strict=True) if flag]
-    return jax.make_jaxpr(there_and_back)([v.aval for v in jaxpr.invars], cts)
+    return jax.make_jaxpr(walked)([v.aval for v in jaxpr.invars], cts)
 
 
 def _split(

@@ -23,11 +23,11 @@ from jaxbackprop.graph.budget.groups import Choices, Groups, bytes_of, form, onc
 from jaxbackprop.graph.budget.joint import Joint, flatten
 from jaxbackprop.graph.budget.report import step_kept, step_repeated
 from jaxbackprop.graph.budget.simulation import NoRoom, Order, best, least, plain
-from jaxbackprop.graph.halves import dependence, open_jaxpr, through
+from jaxbackprop.graph.halves import dependence, open_jaxpr, there_and_back
 from jaxbackprop.graph.loop import lengths, parts, refuse
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.structure import recorder
-from jaxbackprop.graph.walk import evaluate, forward
+from jaxbackprop.graph.walk import evaluate
 
 INNER = 4  # orders of a step back that are tried for each cut
 PATH = 6  # choices for the loops inside a step that are tried
@@ -130,20 +130,8 @@ BACK.def_abstract_eval(lambda *avals, loop, outs: list(outs))
 def _step(jaxpr: Any, closed: Sequence, flags: list[bool], out_flags: list[bool]) -> tuple:
     """The joint graph of a step: its inputs are constants of the text, the step's inputs, and the
     cotangents of the outputs that have one; its outputs those of the step and the gradients."""
-
-    def there_and_back(inputs, cts):
-        outputs, pull = through(forward(jaxpr, closed, inputs, flags))
-        given = iter(cts)
-        found = pull([next(given) if flag else None for flag in out_flags])
-        wanted = [
-            jnp.zeros_like(x) if g is None else jnp.asarray(g, x.dtype)
-            for x, g, flag in zip(inputs, found, flags, strict=True)
-            if flag
-        ]
-        return outputs, wanted
-
     cts = [v.aval for v, flag in zip(jaxpr.outvars, out_flags, strict=True) if flag]
-    whole, consts = open_jaxpr(jax.make_jaxpr(there_and_back)([v.aval for v in jaxpr.invars], cts))
+    whole, consts = open_jaxpr(there_and_back(jaxpr, closed, flags, out_flags))
     return flatten(whole, len(cts)), list(consts)
 
 
