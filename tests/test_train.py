@@ -105,6 +105,26 @@ def test_a_step_with_a_number_gone_bad_leaves_the_last_good_parameters(hidden):
     assert state.step == 1
 
 
+@pytest.mark.parametrize("observe", [None, lambda *_: jnp.zeros(())])
+def test_after_it_no_step_is_taken_and_its_batch_can_be_told(observe):
+    inputs = jnp.asarray(INPUTS).at[17].set(jnp.nan)
+    ends = []
+    for steps in (6, 12):  # an epoch has 6
+        state, metrics = train.run(
+            *(NETWORK, SGD, begin(), inputs, TARGETS), batch=8, steps=steps, observe=observe
+        )
+        ends.append(state)
+    bad = int(np.flatnonzero(metrics.bad_layer)[0])
+    same(ends[0]._replace(step=ends[1].step), ends[1])
+    good, _ = train.run(NETWORK, SGD, begin(), inputs, TARGETS, batch=8, steps=max(bad, 1))
+    assert 0 < bad < 6
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ends[0].params, good.params
+    )
+    assert 17 in np.array(train.examples_of(ends[0]._replace(step=jnp.array(bad)), 50, 8, 1))
+    assert 17 not in np.array(train.examples_of(begin(), 50, 8, bad))
+
+
 def test_the_bad_layer_is_named_by_its_number():
     network = Network((3, *[3] * 20, 2))
     gradients = jax.tree.map(jnp.zeros_like, train.init(network, jax.random.key(0)))

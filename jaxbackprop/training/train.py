@@ -85,8 +85,10 @@ def update(
     gradient: Gradient = backprop,
     watch: Observe | None = None,
     observe: Observe | None = None,
+    taken: bool | Bool[Array, ""] = True,
 ) -> tuple[State, Metrics]:
-    """One step. A step whose cost or gradients are not finite changes nothing but the count.
+    """One step. A step whose cost or gradients are not finite changes nothing but the count; nor
+    does one that is not `taken`.
 
     `watch` and `observe`, called as observe(network, params, trace, backward, updates), look at a
     step by the four equations, as those of :mod:`jaxbackprop.flow` do; `gradient` is then not
@@ -103,7 +105,7 @@ def update(
     params = optax.apply_updates(state.params, updates)
     bad_layer = first_bad_layer(network, batch_loss, gradients)
     params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(bad_layer == 0, new, old),
+        lambda new, old: jnp.where(taken & (bad_layer == 0), new, old),
         (params, opt_state),
         (state.params, state.opt_state),
     )
@@ -156,7 +158,10 @@ def run(
     """`steps` updates, by default one epoch: N // batch of them, each example at most once.
 
     The order of epoch e is the `shuffle.permuted` of fold_in(key, e); the examples that do not fill
-    the last batch rest in that epoch. The buffers of `state` are donated.
+    the last batch rest in that epoch. The buffers of `state` are donated. After a step whose cost
+    or gradients are not finite none is taken: the state keeps the parameters that it failed on, and
+    `examples_of` tells its batch, so that `locate` can say which operation did it.
+
     `gradient`, `watch` and `observe` are as in `update`; `observe` looks at the first of every 8
     steps, `watch` at all of them.
 
@@ -176,41 +181,48 @@ def run(
         raise ValueError(f"steps is {steps}, expected at least 1")
     if not 1 <= batch <= examples:
         raise ValueError(f"batch is {batch}, expected 1 … {examples}, the number of examples")
-    rows = _rows(state, examples, batch, examples // batch if steps is None else steps)
+    steps = examples // batch if steps is None else steps
+    rows = examples_of(state, examples, batch, steps)
 
-    def advance(state, rows, observe=None):
+    def advance(carry, rows, observe=None):
+        state, sound = carry
         x, y = (jnp.take(each, rows, axis=0, mode="clip").T for each in (inputs, targets))
-        return update(network, optimizer, state, x, y, gradient, watch, observe)
+        state, metrics = update(network, optimizer, state, x, y, gradient, watch, observe, sound)
+        return (state, sound & (metrics.bad_layer == 0)), metrics
 
+    begin = state, jnp.array(True)
     if observe is None:
-        return jax.lax.scan(advance, state, rows)
-    return _scan_observed(advance, functools.partial(advance, observe=observe), state, rows)
+        (state, _), metrics = jax.lax.scan(advance, begin, rows)
+    else:
+        looked_at = functools.partial(advance, observe=observe)
+        (state, _), metrics = _scan_observed(advance, looked_at, begin, rows)
+    return state, metrics
 
 
 def _scan_observed(
-    advance: Callable, looked_at: Callable, state: State, rows: Int[Array, "steps m"]
-) -> tuple[State, Metrics]:
+    advance: Callable, looked_at: Callable, carry: Any, rows: Int[Array, "steps m"]
+) -> tuple[Any, Metrics]:
     """The first of every 8 steps by `looked_at`, the others by `advance`.
 
     Two loops, one in the other: where a branch decided, the parameters would be copied for it.
     """
 
-    def group(state, rows):
-        state, first = looked_at(state, rows[0])
-        state, others = jax.lax.scan(advance, state, rows[1:])
+    def group(carry, rows):
+        carry, first = looked_at(carry, rows[0])
+        carry, others = jax.lax.scan(advance, carry, rows[1:])
         join = lambda one, many: jnp.concatenate([one[None], many])  # noqa: E731
-        return state, (jax.tree.map(join, first._replace(seen=None), others), first.seen)
+        return carry, (jax.tree.map(join, first._replace(seen=None), others), first.seen)
 
     whole = len(rows) // OBSERVED * OBSERVED
     groups = rows[:whole].reshape(-1, OBSERVED, rows.shape[1])
-    state, parts = jax.lax.scan(group, state, groups)
+    carry, parts = jax.lax.scan(group, carry, groups)
     metrics, seen = parts[0], parts[1]
     metrics = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), metrics)
     if whole < len(rows):
-        state, (rest, last) = group(state, rows[whole:])
+        carry, (rest, last) = group(carry, rows[whole:])
         metrics = jax.tree.map(lambda *parts: jnp.concatenate(parts), metrics, rest)
         seen = jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), seen, last)
-    return state, metrics._replace(seen=seen)
+    return carry, metrics._replace(seen=seen)
 
 
 def _check_state(optimizer: optax.GradientTransformation, state: object) -> None:
@@ -222,8 +234,8 @@ def _check_state(optimizer: optax.GradientTransformation, state: object) -> None
         raise ValueError("state was made by train.start for another optimizer")
 
 
-def _rows(state: State, examples: int, batch: int, steps: int) -> Int[Array, "steps m"]:
-    """The examples of each of the next steps."""
+def examples_of(state: State, examples: int, batch: int, steps: int) -> Int[Array, "steps m"]:
+    """Of so many examples those that are the batches of the next steps, as `run` takes them."""
     in_epoch, step = examples // batch, state.step + jnp.arange(steps)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(state.key, step // in_epoch)
     places = (step % in_epoch)[:, None] * batch + jnp.arange(batch)
