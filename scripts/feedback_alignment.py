@@ -5,7 +5,7 @@
 In BP2 fixed random matrices stand in for Wᵀ (Lillicrap et al., "Random synaptic feedback weights
 support error backpropagation for deep learning", 2016). The network learns all the same, because
 its weights turn towards the random ones: the angle between the error that it passes down and the
-true δ falls below a right angle.
+true δ falls below a right angle. It takes about ten seconds.
 """
 
 import dataclasses
@@ -104,4 +104,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(tyro.cli(Options, description=__doc__))

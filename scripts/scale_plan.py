@@ -120,6 +120,6 @@ def main(options: Options) -> None:
 
 if __name__ == "__main__":
     try:
-        main(tyro.cli(Options))
+        main(tyro.cli(Options, description=__doc__))
     except ValueError as error:
         sys.exit(f"scale_plan.py: {error}")

@@ -22,6 +22,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from train_options import Options, Task, describe, make_task
+from train_log import logger
+from train_options import Options
+from train_task import Task, describe, make_task
 
-from jaxbackprop import Network, flow, locate, plots, processes, rows, saving, train
+from jaxbackprop import flow, locate, plots, processes, rows, saving, train
 from jaxbackprop.network import Params
 
 STEPS_AT_ONCE = 500  # between two looks at whether a signal has come
@@ -68,7 +71,7 @@ def main(options: Options) -> None:
         console.print(f"stopped at step {int(state.step)}, saved; go on with --resume")
         sys.exit(128 + number)
     if options.process_id == 0:
-        report(options, task.network, state.params, history, folder, console)
+        report(options, task, state.params, history, folder, console)
 
 
 def begin(
@@ -116,38 +119,57 @@ def learn(
     Returns the last state, and the signal's number or 0.
     """
     in_epoch = task.examples.examples // options.batch
-    looks = {"watch": flow.active, "observe": flow.observe} if options.flow else {}
     received, seen = listen(), []  # by flow, in the parts of an epoch
+    log = logger(options.log if options.process_id == 0 else None, folder)
+    programs: dict[int, Callable] = {}
     with Progress(*SHOWN, console=console) as progress:
         shown = progress.add_task("", total=options.epochs, completed=len(history["epoch"]))
         while len(history["epoch"]) < options.epochs and not processes.agree(received):
-            begun = time.perf_counter()
             steps = min(STEPS_AT_ONCE, in_epoch - int(state.step) % in_epoch)
-            state, metrics = rows.run(
-                *(task.network, task.optimizer, state, task.examples),
-                batch=options.batch,
-                steps=steps,
-                gradient=task.gradient,
-                **looks,
-            )
+            if steps not in programs:
+                programs[steps] = compiled(options, task, state, steps, history)
+            begun = time.perf_counter()
+            state, metrics = programs[steps](state, task.examples)
             metrics = jax.device_get(metrics)
             stop_if_not_finite(options, task, state, metrics)
             seen.append((metrics.seen, metrics.watched))
             history["partial"] += metrics.loss.tolist()
+            history["first_loss"] = history["first_loss"] or metrics.loss[:1].tolist()
             history["seconds"].append((time.perf_counter() - begun) / steps * in_epoch)
             if int(state.step) % in_epoch == 0:
                 end_epoch(task, state.params, history, seen if options.flow else None)
                 seen = []
                 progress.update(shown, advance=1, description=summary(history))
+                log(history)
+                if began_to_diverge(history):
+                    console.print(f"{divergence(history)}: {slower(options)}")
                 if options.save_every and len(history["epoch"]) % options.save_every == 0:
                     save(options, task, folder, state, history)
     return state, processes.agree(received)
 
 
+def compiled(
+    options: Options, task: Task, state: train.State, steps: int, history: dict[str, list]
+) -> Callable:
+    """The program of so many steps. What it takes to make is no part of an epoch's time."""
+    begun = time.perf_counter()
+    looks = {"watch": flow.active, "observe": flow.observe} if options.flow else {}
+    program = rows.run.lower(
+        *(task.network, task.optimizer, state, task.examples),
+        batch=options.batch,
+        steps=steps,
+        gradient=task.gradient,
+        **looks,
+    ).compile()
+    history["compile_seconds"].append(time.perf_counter() - begun)
+    return program
+
+
 def new_history() -> dict[str, list]:
-    """By epoch; `partial` are the losses so far of one that is not over, `seconds` by its parts."""
-    names = ("epoch", "loss", "train_accuracy", "test_accuracy", "seconds", "partial", "flow")
-    return {name: [] for name in names}
+    """By epoch; `partial` are the losses so far of one that is not over, `seconds` by its parts,
+    `compile_seconds` by program."""
+    by_epoch = ("epoch", "loss", "train_accuracy", "test_accuracy", "seconds", "flow")
+    return {name: [] for name in (*by_epoch, "first_loss", "partial", "compile_seconds")}
 
 
 def end_epoch(task: Task, params: Params, history: dict[str, list], seen: list[Any] | None) -> None:
@@ -162,6 +184,23 @@ def end_epoch(task: Task, params: Params, history: dict[str, list], seen: list[A
         whole = jax.tree.map(lambda *parts: np.concatenate(parts), *seen)
         by_layer = flow.over_epoch(*whole)
         history["flow"].append({name: values.tolist() for name, values in by_layer.items()})
+
+
+def began_to_diverge(history: dict[str, list]) -> bool:
+    """Is this the first epoch whose loss is above that of the first step?"""
+    above = [loss > history["first_loss"][0] for loss in history["loss"]]
+    return above[-1] and sum(above) == 1
+
+
+def divergence(history: dict[str, list]) -> str:
+    return (
+        f"epoch {history['epoch'][-1]}: the loss is {history['loss'][-1]:.3g}, "
+        f"at the first step it was {history['first_loss'][0]:.3g}"
+    )
+
+
+def slower(options: Options) -> str:
+    return f"try --learning-rate {options.learning_rate / 10:g}"
 
 
 def summary(history: dict[str, list]) -> str:
@@ -216,7 +255,7 @@ def cause(options: Options, task: Task, state: train.State) -> object:
 
 def report(
     options: Options,
-    network: Network,
+    task: Task,
     params: Params,
     history: dict[str, list],
     folder: Path,
@@ -226,26 +265,31 @@ def report(
 
     The digest of the parameters tells whether two runs ended in the same bits.
     """
-    settings = {name: str(value) for name, value in dataclasses.asdict(options).items()}
     digest = hashlib.sha256(
         b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(params))
     )
     record = {
-        "options": settings,
-        "sizes": network.sizes,
+        "options": dataclasses.asdict(options),
+        "sizes": task.network.sizes,
         "parameters_sha256": digest.hexdigest(),
         "history": history,
     }
-    (folder / "metrics.json").write_text(json.dumps(record, indent=1) + "\n")
+    (folder / "metrics.json").write_text(json.dumps(record, indent=1, default=str) + "\n")
     plots.learning_curve(history, folder / "learning_curve.png")
     if options.flow:
         by_name = {k: [epoch[k] for epoch in history["flow"]] for k in history["flow"][0]}
         plots.gradient_flow(by_name, folder / "gradient_flow.png")
     each = np.median(history["seconds"])  # of an epoch, from those of its parts
+    accuracy = history["test_accuracy"][-1]
     console.print(
-        f"test accuracy {history['test_accuracy'][-1]:.2%}, "
-        f"{each * 1e3:.0f} ms an epoch; see {folder}/"
+        f"test accuracy {accuracy:.2%}; {sum(history['compile_seconds']):.1f} s to compile, "
+        f"{each * 1e3:.3g} ms an epoch; see {folder}/"
     )
+    if accuracy <= task.guess:
+        console.print(
+            f"That is no better than guessing: {task.guess:.1%} of the tests are of one class. "
+            f"{slower(options).capitalize()}, or more --epochs."
+        )
 
 
 def run(options: Options) -> None:
@@ -263,4 +307,4 @@ def run(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run(tyro.cli(Options))
+    run(tyro.cli(Options, description=__doc__))

@@ -7,6 +7,7 @@
 The function is called once, on values; it needs no change, and may be jitted. Each of --args is a
 Python expression in the names of its own file, with jax, jnp and np beside them: a number, a call
 that makes the parameters, jnp.load("params.npy"). Ends with 1 if anything is not finite, else 0.
+The traps take ten seconds.
 """
 
 import dataclasses

@@ -7,6 +7,7 @@ Some of the training labels are replaced by wrong ones, a network is trained for
 the examples are sorted by the norm of their gradient, a score for the selection of data (Paul,
 Ganguli and Dziugaite, "Deep learning on a data diet", 2021). What a network does not learn early is
 hard, or mislabelled: how many of the wrong labels are among the first, the script says.
+It takes some five seconds.
 """
 
 import dataclasses
@@ -92,4 +93,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main(tyro.cli(Options, description=__doc__))

@@ -121,7 +121,7 @@ def test_trains_on_a_folder_of_idx_files(tmp_path):
     ("options", "message"),
     [
         (["--hidden", "rellu"], "did you mean 'relu'?"),
-        (["--optimizer", "adamm"], "--optimizer adamm: optax has no optimizer of that name"),
+        (["--optimizer", "adamm"], "--optimizer adamm: optax has nothing of that name, but adam"),
         (["--sizes", "63", "10"], "--sizes begins with 63, an example has 64"),
         (["--sizes", "64", "9"], "expected 0 … 8"),
         (["--batch", "0"], "--batch is 0"),
