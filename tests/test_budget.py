@@ -8,7 +8,7 @@ from jax import export
 
 from jaxbackprop import checkpoint
 from jaxbackprop.checkpoint import within
-from jaxbackprop.graph import value_and_grad, vjp
+from jaxbackprop.graph import grad, value_and_grad, vjp
 
 X = jax.random.normal(jax.random.key(0), (256, 32))
 
@@ -137,6 +137,22 @@ def test_a_pullback_stays_within_what_it_was_given():
     assert temporary(there_and_back, params, jnp.float32(2)) <= asked
     reference = jax.grad(dense)(params, X)
     same(there_and_back(params, jnp.float32(2)), jax.tree.map(lambda g: 2 * g, reference))
+
+
+@pytest.mark.parametrize("outer", [grad, jax.grad])
+@pytest.mark.parametrize("f", [dense, scanned])
+def test_a_gradient_in_so_many_bytes_is_differentiated_in_turn(f, outer):
+    params, small = layers(6, 16), X[:64, :16]
+    ordinary = jax.jit(jax.grad(f)).lower(params, small).compile().memory_analysis()
+    asked = within(int(0.7 * ordinary.temp_size_in_bytes))
+
+    def length(gradient):
+        return lambda params: sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient(params)))
+
+    found = jax.jit(outer(length(lambda params: grad(f, checkpoint=asked)(params, small))))(params)
+    expected = jax.grad(length(lambda params: jax.grad(f)(params, small)))(params)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * np.abs(b).max())
 
 
 def test_less_than_the_least_is_refused_with_the_least_and_its_line():
