@@ -1,3 +1,8 @@
+# /// script
+# [tool.marimo.display]
+# theme = "system"
+# ///
+
 # Four figures to touch, and a network to watch, every number computed by jaxbackprop:
 #
 #     pip install -e ".[explorer]" && marimo run scripts/explorer.py
@@ -5,7 +10,7 @@
 import marimo
 
 __generated_with = "0.25.2"
-app = marimo.App(width="compact", app_title="Backpropagation, by hand")
+app = marimo.App(width="full", app_title="Backpropagation, by hand")
 
 
 @app.cell(hide_code=True)
@@ -14,50 +19,88 @@ def _():
     import inspect as source
 
     import marimo as mo
-    from explorer_parts import expressions, numbers, pictures
+    from explorer_parts import (
+        chain,
+        controls,
+        curves,
+        expressions,
+        graphs,
+        network,
+        questions,
+        training,
+        writing,
+    )
 
     from jaxbackprop import equations
 
-    mo.md("""
+    mo.vstack(
+        [
+            mo.Html(writing.STYLE),
+            mo.md("""
     # Backpropagation, by hand
 
-    Six things to touch. Every number is computed by jaxbackprop; sliders take the arrow keys.
+    Six things to touch. Every number is computed by jaxbackprop; sliders take the arrow keys. What
+    goes forward is dark, what comes back is red.
 
     ## 1 · The chain rule
-    """)
-    return equations, expressions, html, mo, numbers, pictures, source
+    """),
+        ]
+    )
+    return (
+        chain,
+        controls,
+        curves,
+        equations,
+        expressions,
+        graphs,
+        html,
+        mo,
+        network,
+        questions,
+        source,
+        training,
+        writing,
+    )
 
 
 @app.cell(hide_code=True)
-def _(mo, numbers):
-    outer = mo.ui.dropdown(list(numbers.UNARY), value="sin", label="outer function f")
-    inner = mo.ui.dropdown(list(numbers.UNARY), value="square", label="inner function g")
-    at = mo.ui.slider(-3, 3, 0.05, value=1.0, label="x of the chain", show_value=True)
+def _(chain, mo):
+    outer = mo.ui.dropdown(list(chain.UNARY), value="sin", label="outer function f")
+    inner = mo.ui.dropdown(list(chain.UNARY), value="square", label="inner function g")
+    at = mo.ui.slider(steps=chain.PLACES, value=2.0, label="x of the chain", show_value=True)
     mo.hstack([outer, inner, at], wrap=True, justify="start")
     return at, inner, outer
 
 
 @app.cell(hide_code=True)
-def _(at, inner, mo, numbers, outer, pictures):
-    _found = numbers.chain(outer.value, inner.value, at.value)
+def _(at, chain, curves, inner, mo, outer, writing):
+    _x = chain.place(at.value)
+    _found = chain.chain(outer.value, inner.value, _x)
+    _rows = [("x", chain.place_name(at.value))]
+    _rows += [(name, writing.number(value)) for name, value in _found.items()]
     mo.Html(
-        pictures.chain(outer.value, inner.value, at.value)
-        + pictures.table("chain", [(key, f"{value:.4f}") for key, value in _found.items()])
-        + "<p>df/dx is the product of the two slopes: the outer one, taken at g(x), "
-        "times the inner one, taken at x.</p>"
+        writing.beside(
+            (curves.chain_rule(outer.value, inner.value, _x), 420),
+            (
+                writing.table("chain", _rows)
+                + "<p>df/dx is the product of the two slopes: the outer one, taken at g(x), times "
+                "the inner one, taken at x.</p>",
+                300,
+            ),
+        )
     )
     return
 
 
 @app.cell(hide_code=True)
-def _(mo, numbers):
-    pair = mo.ui.dropdown(list(numbers.PAIRS), value="u · v", label="f(u, v)")
-    first = mo.ui.dropdown(list(numbers.UNARY), value="square", label="u(x)")
-    second = mo.ui.dropdown(list(numbers.UNARY), value="sin", label="v(x)")
-    both_at = mo.ui.slider(-3, 3, 0.05, value=1.0, label="x of both paths", show_value=True)
+def _(chain, mo):
+    pair = mo.ui.dropdown(list(chain.PAIRS), value="u · v", label="f(u, v)")
+    first = mo.ui.dropdown(list(chain.UNARY), value="square", label="u(x)")
+    second = mo.ui.dropdown(list(chain.UNARY), value="sin", label="v(x)")
+    both_at = mo.ui.slider(steps=chain.PLACES, value=2.0, label="x of both paths", show_value=True)
     mo.vstack(
         [
-            mo.md("### Two paths: the contributions add"),
+            mo.md("### Two paths: along a path slopes multiply, and the paths add"),
             mo.hstack([pair, first, second, both_at], wrap=True, justify="start"),
         ]
     )
@@ -65,9 +108,9 @@ def _(mo, numbers):
 
 
 @app.cell(hide_code=True)
-def _(both_at, first, mo, numbers, pair, pictures, second):
-    _found = numbers.paths(pair.value, first.value, second.value, both_at.value)
-    mo.Html(pictures.table("paths", [(key, f"{value:.4f}") for key, value in _found.items()]))
+def _(both_at, chain, first, mo, pair, second, writing):
+    _chosen = (pair.value, first.value, second.value, chain.place(both_at.value))
+    mo.Html(writing.beside((chain.paths_figure(*_chosen), 480), (chain.paths_table(*_chosen), 300)))
     return
 
 
@@ -88,45 +131,42 @@ def _(expressions, mo):
 
 
 @app.cell(hide_code=True)
-def _(expressions, mo, typed):
-    problem, expression = "", None
+def _(controls, expressions, graphs, mo, typed):
+    problem, expression, letters, reached = "", None, None, None
     try:
         expression = expressions.parse(typed.value)
     except ValueError as error:
         problem = str(error)
-    letters = mo.ui.dictionary(
-        {
-            name: mo.ui.slider(-4, 4, 0.1, value=start, label=f"value of {name}", show_value=True)
-            for name, start in zip(
-                expression.names if expression else (), (2.0, 3.0, 1.0, 0.5, -1.0), strict=False
-            )
-        }
-    )
-    mo.hstack(list(letters.elements.values()), wrap=True, justify="start") if expression else None
-    return expression, letters, problem
-
-
-@app.cell(hide_code=True)
-def _(expression, letters, mo, pictures):
-    _last = 0
     if expression:
-        _start = tuple(float(each) for each in letters.value.values())
-        _last = sum(map(len, pictures.schedule(expression.text, _start)))
-    reached = mo.ui.slider(
-        0, max(_last, 1), 1, value=max(_last, 1), label="step of the passes", show_value=True
-    )
-    reached if expression else None
-    return (reached,)
+        letters = mo.ui.dictionary(
+            {
+                name: mo.ui.slider(
+                    -4, 4, 0.1, value=start, label=f"value of {name}", show_value=True
+                )
+                for name, start in zip(expression.names, (2.0, 3.0, 1.0, 0.5, -1.0), strict=False)
+            }
+        )
+        # It depends on the expression alone: a value that moves leaves the step where it is.
+        _last = graphs.schedule(expression.text).last
+        reached = mo.ui.anywidget(
+            controls.Stepper(step=_last, last=_last, label="step of the passes")
+        )
+    mo.vstack(
+        [mo.hstack([*letters.elements.values()], wrap=True, justify="start"), reached]
+    ) if expression else None
+    return expression, letters, problem, reached
 
 
 @app.cell(hide_code=True)
-def _(expression, html, letters, mo, pictures, problem, reached):
+def _(expression, graphs, html, letters, mo, problem, reached, writing):
     if expression:
         _values = tuple(float(each) for each in letters.value.values())
-        _head = ("gradient", "what each path brings", "sum")
+        _step = reached.value["step"]
         _shown = mo.Html(
-            pictures.flow(expression.text, _values, reached.value)
-            + pictures.table("flow", pictures.contributions(expression.text, _values), _head)
+            writing.beside(
+                (graphs.figure(expression.text, _values, _step), 480),
+                (graphs.table(expression.text, _values, _step), 300),
+            )
         )
     else:
         _shown = mo.Html(f'<p role="alert" data-figure="problem">{html.escape(problem)}</p>')
@@ -135,8 +175,8 @@ def _(expression, html, letters, mo, pictures, problem, reached):
 
 
 @app.cell(hide_code=True)
-def _(equations, mo, numbers, source):
-    _shapes = numbers.shapes()
+def _(equations, mo, network, source):
+    _shapes = network.shapes()
     _about = {
         "BP1 · δᴸ = ∇ₐC ⊙ σ′(zᴸ)": (
             equations.output_error,
@@ -169,73 +209,86 @@ def _(equations, mo, numbers, source):
 
 
 @app.cell(hide_code=True)
-def _(mo, numbers):
+def _(controls, mo, network):
     settings = mo.ui.dictionary(
         {
-            name: mo.ui.slider(-3, 3, 0.1, value=value, label=f"neuron {name}", show_value=True)
-            for name, value in numbers.SCALAR.items()
+            name: mo.ui.slider(
+                -3, 3, 0.1, value=value, label=f"{network.KINDS[name[0]]} {name}", show_value=True
+            )
+            for name, value in network.SCALAR.items()
         }
     )
-    sigma = mo.ui.dropdown(list(numbers.HIDDEN), value="sigmoid", label="activation σ")
-    done = mo.ui.slider(1, 15, 1, value=15, label="steps shown", show_value=True)
+    sigma = mo.ui.dropdown(list(network.HIDDEN), value="sigmoid", label="activation σ")
+    done = mo.ui.anywidget(
+        controls.Stepper(step=network.LAST, last=network.LAST, label="step of the network")
+    )
     mo.vstack(
         [
             mo.md("## 4 · Step by step\n\nTwo layers of one neuron: x → a₁ → a₂ → C."),
-            mo.hstack([*settings.elements.values()], wrap=True, justify="start"),
-            mo.hstack([sigma, done], wrap=True, justify="start"),
+            mo.hstack([*settings.elements.values(), sigma], wrap=True, justify="start"),
+            done,
         ]
     )
     return done, settings, sigma
 
 
 @app.cell(hide_code=True)
-def _(done, mo, numbers, pictures, settings, sigma):
-    _steps = numbers.scalar_network(sigma.value, settings.value)[: done.value]
-    mo.Html(pictures.table("steps", [(a, b, f"{value:.4f}") for a, b, value in _steps]))
+def _(done, mo, network, settings, sigma, writing):
+    _walk, _step = network.scalar(sigma.value, settings.value), done.value["step"]
+    mo.Html(
+        writing.beside(
+            (network.figure("scalar", _walk, _step), 700),
+            (network.table("steps", _walk, _step), 280),
+        )
+    )
     return
 
 
 @app.cell(hide_code=True)
-def _(mo, numbers):
+def _(controls, mo, network):
     matrix_sigma = mo.ui.dropdown(
-        list(numbers.HIDDEN), value="tanh", label="activation of the matrix network"
+        list(network.HIDDEN), value="tanh", label="activation of the matrix network"
     )
     seed = mo.ui.slider(0, 9, 1, value=0, label="seed of the weights", show_value=True)
+    matrix_done = mo.ui.anywidget(
+        controls.Stepper(step=network.LAST, last=network.LAST, label="step of the matrices")
+    )
     mo.vstack(
         [
             mo.md("### The same in matrices: a (3, 4, 2) network, five examples"),
             mo.hstack([matrix_sigma, seed], wrap=True, justify="start"),
+            matrix_done,
         ]
     )
-    return matrix_sigma, seed
+    return matrix_done, matrix_sigma, seed
 
 
 @app.cell(hide_code=True)
-def _(matrix_sigma, mo, numbers, pictures, seed):
-    _found = numbers.matrix_network(matrix_sigma.value, seed.value)
-    _apart = max(
-        float(abs(a - b).max()) for a, b in zip(_found.manual, _found.automatic, strict=True)
-    )
+def _(matrix_done, matrix_sigma, mo, network, seed, writing):
+    _walk, _apart = network.matrices(matrix_sigma.value, seed.value)
+    _step = matrix_done.value["step"]
     mo.Html(
-        pictures.heat(
-            "deltas", "The errors of both layers as heat maps", _found.deltas, ["δ¹", "δ²"]
+        network.figure("matrices", _walk, _step)
+        + "<p>A gradient has the shape of what it belongs to.</p>"
+        + writing.beside(
+            (network.table("matrix steps", _walk, _step), 420),
+            (
+                writing.table(
+                    "matrix", [("largest difference from jax.grad", writing.number(_apart))]
+                ),
+                300,
+            ),
         )
-        + pictures.heat(
-            "gradients",
-            "The gradient of the first weights, by hand and by jax.grad, as heat maps",
-            [_found.manual[0], _found.automatic[0]],
-            ["∂C/∂W¹ by the four equations", "∂C/∂W¹ by jax.grad"],
-        )
-        + pictures.table("matrix", [("largest difference", f"{_apart:.1e}")])
     )
     return
 
 
 @app.cell(hide_code=True)
-def _(mo, numbers):
+def _(mo, network, training):
     data = mo.ui.dropdown(["moons", "spirals"], value="moons", label="points")
-    hidden = mo.ui.dropdown(list(numbers.HIDDEN), value="tanh", label="activation of the layers")
+    hidden = mo.ui.dropdown(list(network.HIDDEN), value="tanh", label="activation of the layers")
     scheme = mo.ui.dropdown(["xavier", "he", "normal"], value="xavier", label="initialisation")
+    depth = mo.ui.dropdown(list(map(str, training.DEPTHS)), value="3", label="hidden layers")
     rate = mo.ui.slider(
         steps=[0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
         value=0.3,
@@ -243,61 +296,50 @@ def _(mo, numbers):
         show_value=True,
     )
     time = mo.ui.slider(
-        0, numbers.STEPS - 1, 1, value=numbers.STEPS - 1, label="training step", show_value=True
+        0, training.STEPS - 1, 1, value=training.STEPS - 1, label="training step", show_value=True
     )
     mo.vstack(
         [
             mo.md(
-                "## 5 · Train and watch\n\nThree hidden layers of 16. Try sigmoid and see the "
-                "first layer's gradient vanish; relu with a learning rate of 3 or 10, and units "
-                "die."
+                f"## 5 · Train and watch\n\nHidden layers of {training.WIDTH}. Try sigmoid in "
+                "eight hidden layers: the first layer's error vanishes, and the network learns "
+                "nothing. Relu with a learning rate of 3 or 10: units die."
             ),
-            mo.hstack([data, hidden, scheme, rate, time], wrap=True, justify="start"),
+            mo.hstack([data, hidden, scheme, depth, rate, time], wrap=True, justify="start"),
         ]
     )
-    return data, hidden, rate, scheme, time
+    return data, depth, hidden, rate, scheme, time
 
 
 @app.cell(hide_code=True)
-def _(data, hidden, mo, numbers, pictures, rate, scheme, time):
-    _chosen = (data.value, hidden.value, scheme.value, rate.value)
-    _run = numbers.train(*_chosen)
-    _rows = [
-        ("cost", f"{_run.cost[time.value]:.4f}"),
-        ("flat units by layer", " · ".join(f"{each:.0%}" for each in _run.dead[time.value])),
-    ]
-    mo.Html(pictures.training(*_chosen, time.value) + pictures.table("training", _rows))
+def _(curves, data, depth, hidden, mo, rate, scheme, time, training, writing):
+    _choice = training.Choice(data.value, hidden.value, scheme.value, int(depth.value), rate.value)
+    _words = "".join(f"<p>{each}</p>" for each in training.words(_choice, time.value))
+    mo.Html(
+        writing.beside(
+            (curves.boundary(_choice, time.value), 300),
+            (curves.errors(_choice, time.value), 380),
+            (
+                f'{training.table(_choice, time.value)}<div aria-live="polite" '
+                f'data-figure="words">{_words}</div>',
+                260,
+            ),
+        )
+    )
     return
 
 
 @app.cell(hide_code=True)
-def _(mo, numbers):
-    asked = numbers.questions()
-    answers = mo.ui.array([mo.ui.text(label=each.text, full_width=True) for each in asked])
+def _(controls, mo, questions):
+    _asked = [
+        mo.ui.anywidget(controls.Question(each.text, each.hint, each.judge))
+        for each in questions.questions()
+    ]
     mo.vstack(
         [
-            mo.md("## 6 · Check yourself"),
-            *[
-                mo.vstack([answer, mo.accordion({f"Hint {i}": each.hint})])
-                for i, (answer, each) in enumerate(
-                    zip(answers.elements, asked, strict=True), start=1
-                )
-            ],
+            mo.md("## 6 · Check yourself\n\nA number, or a fraction such as 1/4."),
+            *_asked,
         ]
-    )
-    return answers, asked
-
-
-@app.cell(hide_code=True)
-def _(answers, asked, mo, numbers, pictures):
-    mo.Html(
-        pictures.table(
-            "answers",
-            [
-                (f"Question {i}", numbers.verdict(given, each.answer))
-                for i, (given, each) in enumerate(zip(answers.value, asked, strict=True), start=1)
-            ],
-        )
     )
     return
 

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import operator
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ FUNCTIONS: dict[str, Callable] = {
     "relu": lambda x: jnp.maximum(x, 0.0),
 }
 LENGTH, VARIABLES, POWER = 120, 5, 9  # a picture of more cannot be read
+SIGNS = str.maketrans({"^": "**", "·": "*", "×": "*", "−": "-"})
+NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?![\d.])"
 
 
 class Expression(NamedTuple):
@@ -50,7 +53,7 @@ def parse(text: str) -> Expression:
             f"The expression has {len(text)} characters; at most {LENGTH} can be read."
         )
     try:
-        tree = ast.parse(text.replace("^", "**").replace("·", "*").replace("−", "-"), mode="eval")
+        tree = ast.parse(_multiplied(text.translate(SIGNS)), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ValueError("This is no expression: is a bracket or an operator missing?") from None
     names = sorted(set(_variables(tree.body)))
@@ -66,6 +69,13 @@ def parse(text: str) -> Expression:
     named: Any = function  # the graph calls the arguments by their names
     named.__signature__ = inspect.Signature([inspect.Parameter(each, kind) for each in names])
     return Expression(text, tuple(names), function)
+
+
+def _multiplied(text: str) -> str:
+    """With the * that a reader leaves out: 2x, 3(x + y), (x + 1)y, x(y + 1)."""
+    text = re.sub(rf"(?<![\w.])({NUMBER})\s*(?=[A-Za-z(])", r"\1*", text)
+    text = re.sub(r"\)\s*(?=[\w(])", ")*", text)
+    return re.sub(r"(?<!\w)([A-Za-z])\s*(?=\()", r"\1*", text)
 
 
 def _variables(node: ast.AST) -> list[str]:
@@ -86,6 +96,8 @@ def _variables(node: ast.AST) -> list[str]:
             raise ValueError(f"{name} is not known here; try one of {', '.join(FUNCTIONS)}.")
         case ast.Name(name) if name in FUNCTIONS:
             raise ValueError(f"{name} is a function: write {name}(x).")
+        case ast.Name("f"):
+            raise ValueError("f is what the expression is called: name the variable otherwise.")
         case ast.Name(name) if len(name) == 1:
             return [name]
         case ast.Name(name):
@@ -101,8 +113,11 @@ def _whole_power(node: ast.AST) -> int:
     match node:
         case ast.Constant(int(power)) if not isinstance(power, bool) and 1 <= power <= POWER:
             return power
+        case ast.UnaryOp(ast.USub(), operand):
+            return -_whole_power(operand)
     raise ValueError(
-        f"An exponent is a whole number from 1 to {POWER}; for others use exp and log."
+        f"An exponent is a whole number from 1 to {POWER}, or −1 to −{POWER}; "
+        "for others use exp and log."
     )
 
 

@@ -17,6 +17,7 @@ NODES = 120  # more are no picture
 BACK = "#c0392b"
 INFIX = {"add": "+", "add_any": "+", "sub": "−", "mul": "·", "div": "/", "dot_general": "@"}
 SHORT = {"broadcast_in_dim": "broadcast", "convert_element_type": "cast", "select_n": "select"}
+SHORT |= {"logistic": "sigmoid"}
 SHORT |= {"reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min", "reduce_prod": "prod"}
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -48,8 +49,8 @@ class Picture(NamedTuple):
 
 def dot(inspection: Any) -> str:
     """The picture in the DOT language: from left to right, or downwards where it is long."""
-    picture = _picture(inspection)
-    direction = "LR" if len(picture.nodes) <= 8 else "TB"
+    drawn = picture(inspection)
+    direction = "LR" if len(drawn.nodes) <= 8 else "TB"
     lines = [
         "digraph {",
         f'  graph [rankdir={direction}, nodesep=0.4, ranksep=0.8, bgcolor="transparent"]',
@@ -57,7 +58,7 @@ def dot(inspection: Any) -> str:
         'fontname="Helvetica", fontsize=13, margin="0.1,0.04"]',
         '  edge [fontname="Helvetica", fontsize=12, color="#333333", arrowsize=0.7]',
     ]
-    for node in picture.nodes:
+    for node in drawn.nodes:
         rows = [f"<B>{html.escape(node.formula)}</B>", html.escape(node.value)]
         if node.gradient is not None:
             rows.append(f'<FONT COLOR="{BACK}">{html.escape(node.gradient)}</FONT>')
@@ -65,8 +66,8 @@ def dot(inspection: Any) -> str:
         table = f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="0" CELLPADDING="2">{cells}</TABLE>'
         fill = ', fillcolor="#eaf1f8"' if node.number < len(inspection.graph.names) else ""
         lines.append(f"  n{node.number} [label=<{table}>{fill}]")
-    lines += [f'  n{a} -> n{b} [label="    "]' for a, b in picture.forward]
-    for a, b, label in picture.backward:
+    lines += [f'  n{a} -> n{b} [label="    "]' for a, b in drawn.forward]
+    for a, b, label in drawn.backward:
         style = f'dir=back, style=dashed, color="{BACK}", fontcolor="{BACK}"'
         lines.append(f'  n{b} -> n{a} [label=" {label} ", {style}]')
     return "\n".join([*lines, "}", ""])
@@ -74,16 +75,16 @@ def dot(inspection: Any) -> str:
 
 def mermaid(inspection: Any) -> str:
     """The picture as a Mermaid flowchart."""
-    picture = _picture(inspection)
+    drawn = picture(inspection)
     lines = ["flowchart LR"]
-    for node in picture.nodes:
+    for node in drawn.nodes:
         rows = [part for part in node[1:] if part is not None]
         lines.append(f'  n{node.number}["{"<br/>".join(_quoted(part) for part in rows)}"]')
-    lines += [f"  n{a} --> n{b}" for a, b in picture.forward]
-    lines += [f'  n{a} -. "{_quoted(label)}" .-> n{b}' for a, b, label in picture.backward]
-    if picture.backward:
-        first = len(picture.forward)
-        links = ",".join(str(first + i) for i in range(len(picture.backward)))
+    lines += [f"  n{a} --> n{b}" for a, b in drawn.forward]
+    lines += [f'  n{a} -. "{_quoted(label)}" .-> n{b}' for a, b, label in drawn.backward]
+    if drawn.backward:
+        first = len(drawn.forward)
+        links = ",".join(str(first + i) for i in range(len(drawn.backward)))
         lines.append(f"  linkStyle {links} stroke:{BACK},color:{BACK}")
     return "\n".join([*lines, ""])
 
@@ -96,11 +97,12 @@ def svg(inspection: Any) -> str:
     except ImportError as error:
         message = 'drawing needs pygraphviz: pip install "jaxbackprop[plot]"'
         raise ImportError(message) from error
-    drawn: Any = pygraphviz.AGraph(string=text).draw(format="svg", prog="dot")
-    return drawn.decode()
+    laid_out: Any = pygraphviz.AGraph(string=text).draw(format="svg", prog="dot")
+    return laid_out.decode()
 
 
-def _picture(inspection: Any) -> Picture:
+def picture(inspection: Any) -> Picture:
+    """What is drawn. Raises ValueError where there are too many values."""
     graph = inspection.graph
     shown = [record for record in inspection.shown if not _in_a_custom_function(record)]
     if len(shown) > NODES:
@@ -152,13 +154,18 @@ def _names(graph: Graph, records: Sequence[Record]) -> dict[Value, list[Name]]:
     for step in graph.steps:
         for v in step.outvars:
             if v in graph.tape.jaxpr.outvars:
-                found[v] = [Name(numbers[v], "f")] if v in numbers else []
+                found[v] = [Name(numbers[v], _result(graph))] if v in numbers else []
             elif v in numbers:
                 found[v] = [Name(numbers[v], "v" + str(numbers[v]).translate(SUBSCRIPTS))]
             else:
                 names = [name for operand in step.invars for name in _sources(found, operand)]
                 found[v] = list(dict.fromkeys(names))
     return found
+
+
+def _result(graph: Graph) -> str:
+    """What the result is called: f, where no argument is."""
+    return "result" if "f" in graph.names else "f"
 
 
 def _sources(names: dict[Value, list[Name]], v: Value) -> list[Name]:
@@ -177,7 +184,7 @@ def _node(graph: Graph, record: Record, names: dict[Value, list[Name]]) -> Node:
         value = f"{report.shape(record)}  {value}"
     known = None if record.gradient is None else _sum(record)
     gradient = "unknown" if record.unknown is not None else known
-    gradient = None if gradient is None else f"∂f/∂{name} = {gradient}"
+    gradient = None if gradient is None else f"∂{_result(graph)}/∂{name} = {gradient}"
     return Node(record.number, formula, value, gradient)
 
 

@@ -1,0 +1,213 @@
+"""Parts 3 and 4: a network of two layers, step by step, in numbers and in matrices."""
+
+import functools
+import inspect as source
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from explorer_parts import diagrams, writing
+from explorer_parts.diagrams import Edge, Line, Node
+from jaxbackprop import Layer, Network, backward, equations, forward, init, loss
+from jaxbackprop.network import Params
+
+HIDDEN = ("sigmoid", "tanh", "relu", "gelu")
+SCALAR = {"x": 0.5, "w₁": 0.8, "b₁": -0.2, "w₂": 1.2, "b₂": -0.5, "y": 1.0}
+KINDS = {"x": "input", "w": "weight", "b": "bias", "y": "target"}
+SHAPE = (3, 4, 2)
+EXAMPLES = 5
+
+
+class Step(NamedTuple):
+    symbol: str
+    formula: str
+    value: np.ndarray
+
+
+class Walk(NamedTuple):
+    """What is given, by its symbol; and both passes, step by step."""
+
+    given: dict[str, np.ndarray]
+    steps: list[Step]
+
+    def find(self, symbol: str) -> tuple[int, np.ndarray]:
+        """The step, 0 for what is given, and the value of a symbol."""
+        if symbol in self.given:
+            return 0, self.given[symbol]
+        return next((i, s.value) for i, s in enumerate(self.steps, start=1) if s.symbol == symbol)
+
+
+NUMBERS = """\
+z₁       w₁ x + b₁
+a₁       σ(z₁)
+z₂       w₂ a₁ + b₂
+a₂       σ(z₂)
+C        ½ (a₂ − y)²
+∂C/∂a₂   a₂ − y
+σ′(z₂)   the local slope
+δ₂       ∂C/∂a₂ · σ′(z₂)   (BP1)
+∂C/∂w₂   δ₂ a₁   (BP3)
+∂C/∂b₂   δ₂   (BP4)
+∂C/∂a₁   w₂ δ₂
+σ′(z₁)   the local slope
+δ₁       ∂C/∂a₁ · σ′(z₁)   (BP2)
+∂C/∂b₁   δ₁   (BP4)
+∂C/∂w₁   δ₁ x   (BP3)"""
+MATRICES = """\
+z¹       W¹ x + b¹
+a¹       σ(z¹)
+z²       W² a¹ + b²
+a²       σ(z²)
+C        (1/m) Σᵢ ½ ‖a²ᵢ − yᵢ‖²
+∂C/∂a²   a² − y, example by example
+σ′(z²)   the local slopes
+δ²       ∂C/∂a² ⊙ σ′(z²)   (BP1)
+∂C/∂W²   (1/m) δ² (a¹)ᵀ   (BP3)
+∂C/∂b²   (1/m) Σᵢ δ²ᵢ   (BP4)
+∂C/∂a¹   (W²)ᵀ δ²
+σ′(z¹)   the local slopes
+δ¹       ∂C/∂a¹ ⊙ σ′(z¹)   (BP2)
+∂C/∂b¹   (1/m) Σᵢ δ¹ᵢ   (BP4)
+∂C/∂W¹   (1/m) δ¹ xᵀ   (BP3)"""
+LAST = len(NUMBERS.splitlines())
+
+
+def _walk(network: Network, params: Params, x: jax.Array, y: jax.Array, written: str) -> Walk:
+    """Forward and backward; the symbols and formulas are those `written`."""
+    trace = forward(network, params, x)
+    gradients, (delta1, delta2) = backward(network, params, trace, y)
+    (z1, z2), (_, a1, a2) = trace
+    values = (
+        *(z1, a1, z2, a2, loss(network, params, x, y)),
+        *(network.cost.gradient(a2, y), network.sigma(2).derivative(z2, a2), delta2),
+        *(gradients[1].W, gradients[1].b),
+        equations.hidden_error(params[1].W, delta2, jnp.ones_like(z1)),
+        *(network.sigma(1).derivative(z1, a1), delta1, gradients[0].b, gradients[0].W),
+    )
+    lines = [line.split(maxsplit=1) for line in written.splitlines()]
+    marks, w = ("₁₂", "w") if lines[0][0] == "z₁" else ("¹²", "W")
+    given = {"x": x, "y": y}
+    for mark, layer in zip(marks, params, strict=True):
+        given |= {w + mark: layer.W, "b" + mark: layer.b}
+    return Walk(
+        {symbol: np.asarray(value) for symbol, value in given.items()},
+        [Step(*line, np.atleast_2d(np.asarray(v))) for line, v in zip(lines, values, strict=True)],
+    )
+
+
+def scalar(activation: str, values: dict[str, float]) -> Walk:
+    """The text's two neurons in a row, from z₁ to ∂C/∂w₁."""
+    one = {name: jnp.full((1, 1), value, jnp.float32) for name, value in values.items()}
+    network = Network((1, 1, 1), hidden=activation, output=activation)
+    params = (Layer(one["w₁"], one["b₁"]), Layer(one["w₂"], one["b₂"]))
+    return _walk(network, params, one["x"], one["y"], NUMBERS)
+
+
+@functools.lru_cache(maxsize=64)
+def matrices(activation: str, seed: int) -> tuple[Walk, float]:
+    """A (3, 4, 2) network, and the largest difference of its gradients from jax.grad's."""
+    network = Network(SHAPE, hidden=activation)
+    keys = jax.random.split(jax.random.key(seed), 3)
+    params = init(network, keys[0])
+    x = jax.random.normal(keys[1], (SHAPE[0], EXAMPLES))
+    y = jax.random.uniform(keys[2], (SHAPE[-1], EXAMPLES))
+    walk = _walk(network, params, x, y, MATRICES)
+    automatic = jax.grad(loss, argnums=1)(network, params, x, y)
+    pairs = [
+        (walk.find(f"∂C/∂{part}{mark}")[1], leaf)
+        for mark, layer in zip("¹²", automatic, strict=True)
+        for part, leaf in zip("Wb", layer, strict=True)
+    ]
+    return walk, max(float(np.abs(mine - leaf).max()) for mine, leaf in pairs)
+
+
+AXES = {"x": ("inputs", "examples"), "W": ("neurons", "inputs"), "b": ("", "")}
+
+
+def figure(name: str, walk: Walk, step: int) -> str:
+    """x, z, a, z, a and C in a row; weights on the edges, and what comes back along them."""
+    one, two = ("₁", "₂") if "w₁" in walk.given else ("¹", "²")
+    w = "w" if one == "₁" else "W"
+
+    def line(symbol: str, back: bool = False) -> Line:
+        at, value = walk.find(symbol)
+        if value.size == 1:
+            text = f"{symbol} = {writing.number(value.item())}"
+            return Line(symbol, text, at, back)
+        kind = symbol.removeprefix("∂C/∂")[0]
+        axes = AXES.get(kind, ("neurons", "examples"))
+        return Line(symbol, symbol, at, back, value, axes)
+
+    def named(symbol: str, back: bool = False) -> tuple[Line, ...]:
+        """A number below its name: nodes are narrow, and a lecture's screen is wide enough."""
+        found = line(symbol, back)
+        if found.array is not None:
+            return (found,)
+        head = Line(f"name of {symbol}", symbol, found.step if back else 0, back)
+        return head, found._replace(text=found.text.split(" = ")[1])
+
+    def node(symbol: str, gradient: str) -> Node:
+        return Node(symbol, (*named(symbol), *named(gradient, True)))
+
+    def weighed(tail: str, mark: str, returns: bool) -> Edge:
+        lines = (
+            *(line(w + mark), line("b" + mark)),
+            *(*named(f"∂C/∂{w}{mark}", True), *named(f"∂C/∂b{mark}", True)),
+        )
+        back = walk.find(f"∂C/∂{tail}")[0] if returns else None
+        return Edge(tail, "z" + mark, lines, back)
+
+    def bent(mark: str) -> Edge:
+        at, value = walk.find(f"σ′(z{mark})")
+        slope = f"σ′ = {writing.number(value.item())}" if value.size == 1 else "⊙ σ′"
+        lines = (Line("σ", "σ"), Line(f"σ′(z{mark})", slope, at, True))
+        return Edge("z" + mark, "a" + mark, lines, walk.find("δ" + mark)[0])
+
+    nodes = [
+        Node("x", named("x")),
+        *(node("z" + one, "δ" + one), node("a" + one, f"∂C/∂a{one}")),
+        *(node("z" + two, "δ" + two), node("a" + two, f"∂C/∂a{two}")),
+        Node("C", (*named("C"), *named("y"))),
+    ]
+    edges = [
+        *(weighed("x", one, False), bent(one), weighed("a" + one, two, True), bent(two)),
+        Edge("a" + two, "C", back=walk.find(f"∂C/∂a{two}")[0]),
+    ]
+    now = f"now {walk.steps[step - 1].symbol}" if step else "before the first step"
+    label = f"The network after step {step} of {len(walk.steps)}: {now}"
+    return diagrams.figure(name, label, nodes, edges, step)
+
+
+def table(name: str, walk: Walk, step: int) -> str:
+    """The steps so far, with their formulas, and their numbers or shapes."""
+    rows, marks = [], {}
+    for i, (symbol, formula, value) in enumerate(walk.steps[:step], start=1):
+        shape = " × ".join(map(str, value.shape))
+        rows.append((symbol, formula, writing.number(value.item()) if value.size == 1 else shape))
+        marks[symbol] = " ".join(["back"] * (i > 5) + ["now"] * (i == step))
+    return writing.table(name, rows, marks=marks)
+
+
+@functools.cache
+def shapes() -> dict[str, str]:
+    """What each equation takes and gives in the matrix network."""
+    walk = matrices("tanh", 0)[0]
+    taken = {
+        equations.output_error: ("∂C/∂a²", "σ′(z²)"),
+        equations.hidden_error: ("W²", "δ²", "σ′(z¹)"),
+        equations.weight_gradient: ("δ¹", "x"),
+        equations.bias_gradient: ("δ¹",),
+    }
+    written = {}
+    for equation, symbols in taken.items():
+        arrays = [jnp.asarray(walk.find(symbol)[1]) for symbol in symbols]
+        named = zip(source.signature(equation).parameters, arrays, strict=True)
+        given = ", ".join(f"`{name}` {_size(array)}" for name, array in named)
+        written[equation.__name__] = f"{given} → {_size(equation(*arrays))}"
+    return written
+
+
+def _size(array: jax.Array) -> str:
+    return " × ".join(map(str, array.shape))
