@@ -18,7 +18,7 @@ W = jnp.array([[0.5, 0.1, 0.0], [0.2, 0.4, 0.1], [0.0, 0.3, 0.6]])
 def told(found):
     return found and (
         *(found.operation, str(found.line), found.scan_steps, found.direction),
-        *(found.operand, found.entry, found.reaches),
+        *(found.operand, found.entry, found.reaches, found.repair),
     )
 
 
@@ -55,6 +55,17 @@ def exploding(w, x):
     return jnp.sum(h)
 
 
+@jax.custom_jvp
+def size(x):
+    return jnp.abs(x)
+
+
+@size.defjvp
+def _(primals, tangents):
+    (x,), (t,) = primals, tangents
+    return jnp.abs(x), t * x / jnp.abs(x)
+
+
 def in_branch(x):
     return jax.lax.cond(x[0] < 0.5, lambda x: jnp.sum(jnp.log(x - 0.3)), jnp.sum, x)
 
@@ -83,6 +94,8 @@ TRAPS = {
     "in a branch": (in_branch, (X,)),
     "given": (lambda x: jnp.sum(x**2), (jnp.array([1.0, jnp.nan]),)),
     "given, beside the parameters": (lambda w, x: jnp.sum(w @ x), (W, X.at[1].set(jnp.nan))),
+    "in a rule of one's own": (lambda x: jnp.sum(jax.jit(size)(x - X)), (X,)),
+    "with a repair of the line of its caller": (lambda x: jnp.sum(jnp.linalg.norm(x - X)), (X,)),
     "in nested scans, computed again": (in_nested_scans, (W, X)),
 }
 
@@ -264,12 +277,18 @@ def random_program(seed, planted):
 COUNT = int(os.environ.get("LOCATE_PROGRAMS", "2"))
 
 
+def is_sound(f):
+    """By jax: on the way back a fault does no harm before the first step that depends on w."""
+    return all(np.isfinite(part).all() for part in jax.jit(jax.value_and_grad(f))(W, X))
+
+
 def test_a_planted_fault_is_named():
     wrong = []
     for seed in range(COUNT):
         f, name, direction = random_program(seed, planted=True)
         found = locate(f)(W, X)
-        if found is None or (found.operation, found.direction) != (name, direction):
+        right = found and (found.operation, found.direction) == (name, direction)
+        if not right and not (found is None and is_sound(f)):
             wrong.append((seed, name, direction, found and told(found)))
     assert len(wrong) <= COUNT // 100, wrong
 

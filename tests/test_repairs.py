@@ -122,6 +122,8 @@ TRAPS = {
     "root of a sum": "return jnp.sqrt(jnp.sum((x - x) ** 2)) + x[0]",
     "norm": "return jnp.linalg.norm(x[1:2], axis=0).sum() + jnp.sqrt(x[0])",
     "method": "y = x * 0\n    return y.std() + x[0]",
+    "method with an axis": "y = x[:, None] * 0\n    return y.std(0).sum() + x[0]",
+    "an axis by its place": "k = 1\n    return jnp.std(x[:, None] * 0, k, keepdims=True).sum()",
     "entropy": "return -jnp.sum(x * jnp.log(x))",
     "log of softmax": "p = jax.nn.softmax(300 * x, axis=-1)\n    return -jnp.log(p)[1]",
     "log of softmax at once": "return -jnp.log(jax.nn.softmax(300 * x))[1]",
@@ -137,6 +139,10 @@ TRAPS = {
         "z = jnp.where(jnp.array([[True, False], [False, False]]), x[:2], -jnp.inf)\n"
         "    return jnp.sum(jax.nn.softmax(z, axis=1) * 3)"
     ),
+    "a comprehension": "return sum([jnp.sqrt(jnp.sum(y * y)) for y in x])",
+    "two statements": "q = x * x; return jnp.sum((q * q) ** 0.5)",
+    "amid a statement": "return jnp.sum(\n        jnp.sqrt(x * x)\n    )",
+    "a function on one line": ("def g(y): return jnp.sum(jnp.sqrt(y * y))\n    return g(x)"),
     "a jitted scan": (
         "step = lambda c, a: (c + a, jnp.sqrt(a * c))\n"
         "    return jax.jit(lambda x: jax.lax.scan(step, 0.0, x)[1].sum())(x)"

@@ -6,8 +6,9 @@ equinox and flax nnx, which open no scopes, it is what tells one layer from the 
 """
 
 import difflib
+import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +37,15 @@ def scope(equations: Sequence[Any]) -> str:
     if equations and equations[-1].primitive.name == NAMING:
         parts.append(equations[-1].params["name"])
     return "/".join(parts)
+
+
+def of_arguments(f: Callable, args: Sequence[Any]) -> list[str]:
+    """What f calls its arguments, as far as it says."""
+    try:
+        bound = list(inspect.signature(f).bind_partial(*args).arguments)
+    except (TypeError, ValueError):
+        bound = []
+    return bound[: len(args)] + [f"argument {i}" for i in range(len(bound), len(args))]
 
 
 def label(name: str, path: Sequence[Any]) -> str:

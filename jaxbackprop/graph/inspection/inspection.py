@@ -1,7 +1,6 @@
 """Look into a computation graph: every value, its gradient, and the line that they come from."""
 
 import dataclasses
-import inspect as signatures
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from jaxbackprop.graph.inspection.origin import Origin, origin
 from jaxbackprop.graph.inspection.records import Record, records
 from jaxbackprop.graph.inspection.tracing import traced
 from jaxbackprop.graph.inspection.unfold import Graph, unfold, without_alarms
-from jaxbackprop.graph.names import NothingMatches, label, within
+from jaxbackprop.graph.names import NothingMatches, label, of_arguments, within
 from jaxbackprop.graph.walk import backward
 
 
@@ -142,7 +141,7 @@ def inspect(f: Callable, argnums: int | Sequence[int] = 0) -> Callable[..., Insp
     def inspected(*args: Any, **kwargs: Any) -> Inspection:
         _check_concrete((args, kwargs))
         chosen = places(argnums, [0.0 for _ in args])  # any leaf will do here
-        names = _names(f, args)
+        names = of_arguments(f, args)
         paths, tree = jax.tree_util.tree_flatten_with_path(tuple(args[i] for i in chosen))
         moving = [_is_floating(leaf) for _, leaf in paths]
         _check_moving(moving, paths)
@@ -210,16 +209,6 @@ def _walk(closed: Any, leaves: Sequence, labels: tuple[str, ...]) -> Graph:
         seed = jnp.ones((), result.dtype) if tape.active_outputs[0] else None
         gradients = backward(tape, [seed], observe)
     return Graph(steps, tape, labels, tuple(gradients), {})
-
-
-def _names(f: Callable, args: tuple) -> list[str]:
-    """What f calls its arguments, as far as it says."""
-    try:
-        bound = signatures.signature(f).bind(*args).arguments
-    except (TypeError, ValueError):
-        bound = {}
-    names = [name for name, _ in zip(bound, args, strict=False)]
-    return names + [f"argument {i}" for i in range(len(names), len(args))]
 
 
 def _constants(names: list[str], args: tuple, kwargs: dict) -> dict[int, str]:

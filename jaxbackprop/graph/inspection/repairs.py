@@ -134,8 +134,8 @@ def norm(x, **axes):
 
 
 @remedy("sqrt", "std", jnp.sqrt, ROOT, tried=sqrt)
-def std(x, **axes):
-    v = jnp.var(x, **axes)
+def std(x, *, axis=None, **axes):
+    v = jnp.var(x, axis=axis, **axes)
     return jnp.where(v <= 0, 0, jnp.sqrt(jnp.where(v <= 0, 1, v)))
 
 

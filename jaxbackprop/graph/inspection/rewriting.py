@@ -11,13 +11,17 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+
 from jaxbackprop.graph.lines import Expression
 
 SIGNS: dict[type, str] = {ast.Div: "/", ast.Pow: "**"}
+BINDING = (ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 class Call(NamedTuple):
-    """What the user calls, and with what: "sqrt", or "/"; of a logarithm, what it is taken of."""
+    """What the user calls, and with what: "sqrt", or "/"; the array that it is a method of; of a
+    logarithm, what it is taken of."""
 
     name: str
     arguments: list[ast.expr]
@@ -40,25 +44,36 @@ def user_call(expression: Expression) -> Call | None:
         node = ast.parse(f"({expression.text})", mode="eval").body
     except SyntaxError:
         return None
-    call = _call(node)
+    call = _call(node, expression.file)
     if call is None or len(call.arguments) != 1 or call.name != "log":
         return call
     (argument,) = call.arguments
-    inner = _call(
-        _assigned(argument.id, expression) if isinstance(argument, ast.Name) else argument
-    )
-    return call._replace(inner=inner)
+    inner = _assigned(argument.id, expression) if isinstance(argument, ast.Name) else argument
+    return call._replace(inner=_call(inner, expression.file))
 
 
-def _call(node: ast.expr | None) -> Call | None:
+def _call(node: ast.expr | None, file: str) -> Call | None:
     if isinstance(node, ast.BinOp) and type(node.op) in SIGNS:
         return Call(SIGNS[type(node.op)], [node.left, node.right], [])
     if not isinstance(node, ast.Call):
         return None
     if isinstance(node.func, ast.Attribute):
-        return Call(node.func.attr, node.args, node.keywords, node.func.value)
+        owner = None if _is_module(node.func.value, file) else node.func.value
+        return Call(node.func.attr, node.args, node.keywords, owner)
     name = node.func.id if isinstance(node.func, ast.Name) else ""
     return Call(name, node.args, node.keywords)
+
+
+def _is_module(owner: ast.expr, file: str) -> bool:
+    """jnp, jax.nn: does it begin with a name that the file imports?"""
+    root = next(node for node in ast.walk(owner) if not isinstance(node, ast.Attribute))
+    imports = [
+        node
+        for node in ast.walk(_tree(file, tuple(linecache.getlines(file))))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    names = {a.asname or a.name.partition(".")[0] for node in imports for a in node.names}
+    return isinstance(root, ast.Name) and root.id in names
 
 
 def _assigned(name: str, expression: Expression) -> ast.expr | None:
@@ -96,13 +111,13 @@ def bind(remedy: Any, call: Call) -> Bound | None:
         call = call.inner
     elif call.name not in remedy.calls:
         return None
+    if call.owner is not None and not hasattr(jax.Array, call.name):
+        return None  # a method of something else
     parameters = inspect.signature(remedy.after).parameters.values()
     operands = [p.name for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD]
     options = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY]
     any_option = any(p.kind == p.VAR_KEYWORD for p in parameters)
-    given = list(call.arguments)
-    if call.owner is not None and len(given) == len(operands) - 1:
-        given.insert(0, call.owner)  # x.std()
+    given = [*([] if call.owner is None else [call.owner]), *call.arguments]  # x.std()
     if len(given) < len(operands) or any(isinstance(a, ast.Starred) for a in given):
         return None
     extra = [
@@ -116,8 +131,9 @@ def bind(remedy: Any, call: Call) -> Bound | None:
     if any(name not in ("axis", "keepdims") for name in unknown):
         return None
     try:
-        values = {k.arg: ast.literal_eval(k.value) for k in keywords if k.arg in options}
-    except ValueError:  # an option that only the program knows
+        known = [k for k in keywords if k.arg in options and remedy.tried is None]
+        values = {str(k.arg): ast.literal_eval(k.value) for k in known}
+    except ValueError:  # an option that only the program knows, and that the repair is run with
         return None
     return Bound(dict(zip(operands, given, strict=False)), keywords, values)
 
@@ -131,9 +147,9 @@ def text(repair: Callable) -> str:
 def own_text(repair: Callable, bound: Bound, expression: Expression) -> str:
     """The user's lines with the repair in the place of the expression, and what it needs before.
 
-    In a lambda nothing can stand before: all is written in place there.
+    Where nothing can stand before, as in a lambda, all is written in place.
     """
-    in_place = _in_a_lambda(expression)
+    in_place = not _has_room_before(expression)
     taken = {
         getattr(node, "id", getattr(node, "arg", None))
         for node in ast.walk(_tree(expression.file, tuple(linecache.getlines(expression.file))))
@@ -154,7 +170,7 @@ def own_text(repair: Callable, bound: Bound, expression: Expression) -> str:
         long = any(isinstance(node, ast.Call | ast.BinOp) for node in ast.walk(argument))
         names[parameter] = named(argument, wish) if long and not in_place else argument
     *lines, result = _body(repair)
-    put = _Put(names, bound.keywords)
+    put = _Put(names, [k for k in bound.keywords if k.arg not in names])
     for line in lines:
         (target,) = line.targets
         value = put.visit(line.value)
@@ -163,14 +179,27 @@ def own_text(repair: Callable, bound: Bound, expression: Expression) -> str:
     return "\n".join([*before, own])
 
 
-def _in_a_lambda(expression: Expression) -> bool:
-    tree = _tree(expression.file, tuple(linecache.getlines(expression.file)))
+def _has_room_before(expression: Expression) -> bool:
+    """May an assignment stand before the line? Not where a statement began on an earlier one, or
+    another one, or its head, stands on it; nor where names are bound within, or it runs again."""
     place = (expression.first, expression.start)
-    return any(
-        (node.lineno, node.col_offset) <= place < (node.end_lineno or 0, node.end_col_offset or 0)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Lambda)
+    around = [
+        node
+        for node in ast.walk(_tree(expression.file, tuple(linecache.getlines(expression.file))))
+        if isinstance(node, ast.stmt | ast.expr)
+        and (node.lineno, node.col_offset) <= place < (node.end_lineno, node.end_col_offset)
+    ]
+    statement = max(
+        (node for node in around if isinstance(node, ast.stmt)),
+        key=lambda node: (node.lineno, node.col_offset),
+        default=None,
     )
+    if statement is None or statement.lineno < expression.first:
+        return False
+    line = linecache.getline(expression.file, expression.first).encode()
+    is_first = not line[: statement.col_offset].strip()
+    again = isinstance(statement, ast.While) or line.lstrip().startswith(b"elif")
+    return is_first and not again and not any(isinstance(node, BINDING) for node in around)
 
 
 def _body(repair: Callable) -> list[Any]:
@@ -185,7 +214,10 @@ def _free(name: str, taken: set) -> str:
 
 
 class _Put(ast.NodeTransformer):
-    """Puts expressions in the place of names, and a call's own keywords in that of **axes."""
+    """Puts expressions in the place of names, and a call's own keywords in that of **axes.
+
+    An option that is None is left out.
+    """
 
     def __init__(self, names: dict[str, ast.expr], keywords: list[ast.keyword]):
         self.names, self.keywords = names, keywords
@@ -195,7 +227,7 @@ class _Put(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
-        own = [k for k in node.keywords if k.arg is not None]
-        if len(own) < len(node.keywords):
-            node.keywords = own + self.keywords
+        stars = any(k.arg is None for k in node.keywords)
+        named = [k for k in node.keywords if k.arg and ast.unparse(k.value) != "None"]
+        node.keywords = named + (self.keywords if stars else [])
         return node

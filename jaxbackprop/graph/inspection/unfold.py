@@ -82,6 +82,9 @@ class Place(NamedTuple):
         return self._replace(equations=(*self.equations, equation))
 
 
+AT_THE_TOP = Place()
+
+
 @dataclasses.dataclass(eq=False)
 class Step:
     """One operation: `invars` and `outvars` are the walk's names for its values.
@@ -138,11 +141,16 @@ class Graph(NamedTuple):
     constants: dict[int, str]
 
 
-def unfold(jaxpr: Any, consts: Sequence, args: Sequence) -> tuple[list[Step], Tape]:
-    """Evaluate the jaxpr at args, all of which are differentiated where they are real."""
+def unfold(
+    jaxpr: Any, consts: Sequence, args: Sequence, place: Place = AT_THE_TOP
+) -> tuple[list[Step], Tape]:
+    """Evaluate the jaxpr at args, all of which are differentiated where they are real.
+
+    `place`: the equations around it, where it is a part of another graph.
+    """
     log = Log([], [])
     inputs = [Value(arg, is_real(arg)) for arg in args]
-    outputs = _run(log, jaxpr, [Value(c) for c in consts], inputs, Place())
+    outputs = _run(log, jaxpr, [Value(c) for c in consts], inputs, place)
     arrays, active = [v.array for v in outputs], [v.active for v in outputs]
     return log.steps, Tape(Ends(inputs, outputs), log.nodes, arrays, active)
 

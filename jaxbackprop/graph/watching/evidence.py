@@ -11,7 +11,7 @@ from jax.extend.core import Literal
 
 from jaxbackprop.graph import walk
 from jaxbackprop.graph.inspection.origin import Origin, origin
-from jaxbackprop.graph.inspection.unfold import Ends, Graph, unfold
+from jaxbackprop.graph.inspection.unfold import Ends, Graph, Place, unfold
 from jaxbackprop.graph.lines import innermost, stack
 from jaxbackprop.graph.names import scope
 from jaxbackprop.graph.walk import is_real
@@ -68,7 +68,8 @@ def account(
     variables = {v: x for v, (x, active) in given.items() if active}
     outvars = list(site.equation.outvars)
     alone = Alone(list(constants), list(variables), [site.equation], outvars)
-    laid_out, tape = unfold(alone, list(constants.values()), list(variables.values()))
+    place = Place(tuple(around.equation for around in site.place[:-1]), steps)
+    laid_out, tape = unfold(alone, list(constants.values()), list(variables.values()), place)
     cts = iter(heard[0])
     from_above = [
         _without(next(cts)[steps], of_finite) if is_real(v.aval) else None for v in outvars
@@ -94,22 +95,13 @@ def leave_what_is_seen(node: Any, cts: Sequence, contributions: Sequence) -> Non
 
 
 def placed(found: Origin | None, site: Site, steps: tuple[int, ...], **known: Any) -> Origin:
-    """The account, with the lines and scan steps around it; what is `known` where there is none."""
+    """The account, and the results that it reaches; what is `known` where there is none."""
+    if found is not None:
+        return dataclasses.replace(found, reaches=known["reaches"])
     outer = [around.equation for around in site.place]
-    if found is None:
-        lines = stack(outer)
-        where = {"line": innermost(lines), "stack": lines, "scan_steps": steps}
-        where["scope"] = scope(outer)
-        return without_line(operation=operation(site.equation), **where, **known)
-    lines = (*found.stack, *stack(outer[:-1]))
-    return dataclasses.replace(
-        found,
-        line=innermost(lines),
-        stack=lines,
-        scan_steps=(*steps, *found.scan_steps),
-        scope=scope(outer),
-        reaches=known["reaches"],
-    )
+    lines = stack(outer)
+    where = {"line": innermost(lines), "stack": lines, "scan_steps": steps}
+    return without_line(operation=operation(site.equation), scope=scope(outer), **where, **known)
 
 
 def without_line(**known: Any) -> Origin:

@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
 from jaxbackprop.graph.api import value_and_grad
+from jaxbackprop.graph.custom import jvp_graph
 from jaxbackprop.graph.inspection.origin import Origin
 from jaxbackprop.graph.inspection.unfold import without_alarms
 from jaxbackprop.graph.walk import is_real
@@ -60,10 +61,19 @@ def locate(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False)
             )
         with without_alarms():
             traced = trace(f, argnums, args, kwargs, constants=True)
+            _trace_rules(traced.sites)
             reaches = _spoiled(traced, _program(traced, plan((), _nobody), has_aux)({})[0])
             return _search(traced, has_aux, reaches) if reaches else None
 
     return located
+
+
+def _trace_rules(sites: Sequence[Site]) -> None:
+    """What is in a rule of custom_jvp has its own lines: in the midst of a walk, where it would be
+    traced else, and kept, it would have that of the call."""
+    for site in sites:
+        if site.equation.primitive.name == "custom_jvp_call" and site.active:
+            jvp_graph(site.equation, site.operands[site.equation.params["num_consts"] :])
 
 
 def _nobody(visit: Any) -> Any:

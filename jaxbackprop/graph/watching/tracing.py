@@ -1,6 +1,5 @@
 """A function as a graph of the arrays among its arguments, and what can be seen in it."""
 
-import inspect as signatures
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from jax.core import Tracer
 from jax.extend.core import jaxpr_as_fun
 
 from jaxbackprop.graph.api import check_pair, places
-from jaxbackprop.graph.names import label
+from jaxbackprop.graph.names import label, of_arguments
 from jaxbackprop.graph.walk import is_real
 from jaxbackprop.graph.watching.labels import Label
 from jaxbackprop.graph.watching.rewriting import Ears, Plan, evaluate
@@ -81,7 +80,7 @@ def trace(
     graph, shape = jax.make_jaxpr(of_arrays, return_shape=True)(*leaves)
     counted = [constants or isinstance(c, Tracer) for c in graph.consts]
     known = frozenset(v for v, own in zip(graph.jaxpr.constvars, counted, strict=True) if own)
-    named = _names(f, args)
+    named = of_arguments(f, args)
     names = [_label(named, path) for (path, _), own in zip(paths, is_input, strict=True) if own]
     labels = tuple(
         Label("parameter", None, name, jnp.shape(leaf), ())
@@ -132,15 +131,6 @@ def _is_array(leaf: Any) -> bool:
 
 def _is_floating(leaf: Any) -> bool:
     return isinstance(leaf, float | complex) or (_is_array(leaf) and is_real(leaf))
-
-
-def _names(f: Callable, args: tuple) -> list[str]:
-    """What f calls its arguments, as far as it says."""
-    try:
-        bound = list(signatures.signature(f).bind_partial(*args).arguments)
-    except (TypeError, ValueError):
-        bound = []
-    return bound[: len(args)] + [f"argument {i}" for i in range(len(bound), len(args))]
 
 
 def _label(names: Sequence[str], path: tuple) -> str:
