@@ -8,7 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import checkify
 
 from jaxbackprop import inspect
-from jaxbackprop.graph.inspection.unfold import Unknown
+from jaxbackprop.graph.inspection.steps import Unknown
 
 
 def records(inspection, operation: str) -> list:

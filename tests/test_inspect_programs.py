@@ -11,7 +11,7 @@ import pytest
 from programs import program
 
 from jaxbackprop import inspect
-from jaxbackprop.graph.inspection.unfold import Unknown
+from jaxbackprop.graph.inspection.steps import Unknown
 
 COUNT = int(os.environ.get("JAXBACKPROP_PROGRAMS", "12"))
 SEED = int(os.environ.get("JAXBACKPROP_SEED", "0"))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxbackprop.graph.inspection import report
 from jaxbackprop.graph.inspection.records import Path, Record
-from jaxbackprop.graph.inspection.unfold import Graph, Value
+from jaxbackprop.graph.inspection.steps import Graph, Value
 
 NODES = 120  # more are no picture
 BACK = "#c0392b"

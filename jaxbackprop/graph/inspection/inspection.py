@@ -13,8 +13,9 @@ from jaxbackprop.graph.api import check_scalar, places
 from jaxbackprop.graph.inspection import drawing, report
 from jaxbackprop.graph.inspection.origin import Origin, origin
 from jaxbackprop.graph.inspection.records import Record, records
+from jaxbackprop.graph.inspection.steps import Graph, without_alarms
 from jaxbackprop.graph.inspection.tracing import traced
-from jaxbackprop.graph.inspection.unfold import Graph, unfold, without_alarms
+from jaxbackprop.graph.inspection.unfold import unfold
 from jaxbackprop.graph.names import NothingMatches, label, of_arguments, within
 from jaxbackprop.graph.walk import backward
 

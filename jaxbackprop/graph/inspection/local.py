@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.graph.inspection.unfold import Step
+from jaxbackprop.graph.inspection.steps import Step
 from jaxbackprop.graph.rules import RULES
 
 

@@ -17,7 +17,7 @@ from jaxbackprop.graph.inspection import report
 from jaxbackprop.graph.inspection.local import entry_by_entry, local_gradients
 from jaxbackprop.graph.inspection.repairs import Repair, repair
 from jaxbackprop.graph.inspection.statistics import real
-from jaxbackprop.graph.inspection.unfold import Graph, Step, Unknown, Value, origin_of
+from jaxbackprop.graph.inspection.steps import Graph, Step, Unknown, Value, origin_of
 from jaxbackprop.graph.lines import Line, expression, innermost, stack
 from jaxbackprop.graph.names import scope
 

@@ -14,7 +14,7 @@ from jax.extend.core import DropVar
 from jaxbackprop.graph.inspection import report
 from jaxbackprop.graph.inspection.local import local_gradients
 from jaxbackprop.graph.inspection.statistics import Statistics, statistics
-from jaxbackprop.graph.inspection.unfold import (
+from jaxbackprop.graph.inspection.steps import (
     Graph,
     Place,
     Step,

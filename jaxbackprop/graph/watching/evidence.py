@@ -11,7 +11,8 @@ from jax.extend.core import Literal
 
 from jaxbackprop.graph import walk
 from jaxbackprop.graph.inspection.origin import Origin, origin
-from jaxbackprop.graph.inspection.unfold import Ends, Graph, Place, unfold
+from jaxbackprop.graph.inspection.steps import Ends, Graph, Place
+from jaxbackprop.graph.inspection.unfold import unfold
 from jaxbackprop.graph.lines import innermost, stack
 from jaxbackprop.graph.names import scope
 from jaxbackprop.graph.walk import is_real

@@ -18,7 +18,7 @@ from jax.extend.core import ClosedJaxpr
 from jaxbackprop.graph.api import value_and_grad
 from jaxbackprop.graph.custom import jvp_graph
 from jaxbackprop.graph.inspection.origin import Origin
-from jaxbackprop.graph.inspection.unfold import without_alarms
+from jaxbackprop.graph.inspection.steps import without_alarms
 from jaxbackprop.graph.walk import is_real
 from jaxbackprop.graph.watching.evidence import account, capture, placed, without_line
 from jaxbackprop.graph.watching.rewriting import Ears, Plan, plan
