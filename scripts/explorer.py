@@ -3,7 +3,7 @@
 # theme = "system"
 # ///
 
-# Four figures to touch, and a network to watch, every number computed by jaxbackprop:
+# Six things to touch, every number computed by jaxbackprop:
 #
 #     pip install -e ".[explorer]" && marimo run scripts/explorer.py
 

@@ -17,6 +17,7 @@ LETTER, ROW, PAD = 6.8, 18.0, 8.0  # of the text, in pixels
 CELL = 29.0, 19.0  # of a matrix
 MARGIN, GAP = 6.0, 10.0
 APART = 3.5  # the ways forward and back run side by side, so far from their middle
+LEAST = 0.6  # of its size
 ALL = 10**6  # a step by which everything is shown
 
 
@@ -51,7 +52,10 @@ class Edge(NamedTuple):
 def figure(
     name: str, label: str, nodes: Sequence[Node], edges: Sequence[Edge], step: int = ALL
 ) -> str:
-    """The graph as it stands after a step: from left to right, and downwards on a phone."""
+    """The graph as it stands after a step: from left to right, and downwards on a phone.
+
+    It shrinks to the page, but not so far that it could not be read: a long one is scrolled.
+    """
     drawn = []
     for kind in ("wide", "tall"):
         svg, width = _drawn(nodes, edges, step, kind == "tall")
@@ -87,7 +91,11 @@ def _drawn(
         parts += _lines(node.lines, middle, step, tall)
     width, height = (side + 2 * MARGIN for side in placed.size)
     view = f"{-MARGIN:.0f} {-MARGIN:.0f} {width:.0f} {height:.0f}"
-    svg = f'<svg viewBox="{view}" font-size="14" text-anchor="middle">{"".join(parts)}</svg>'
+    least = f"min-width:{LEAST * width:.0f}px"
+    svg = (
+        f'<svg viewBox="{view}" style="{least}" font-size="14" text-anchor="middle">'
+        f"{''.join(parts)}</svg>"
+    )
     return svg, width
 
 

@@ -53,7 +53,7 @@ def figure(text: str, values: tuple[float, ...], step: int) -> str:
         formula = _signed(_named(node.formula, inputs))
         lines = [
             Line(formula, formula),
-            Line("value", _signed(node.value), seen[node.number]),
+            Line(f"value {node.number}", _signed(node.value), seen[node.number]),
         ]
         if node.number in back and node.gradient:
             written = _signed(_named(node.gradient, inputs))

@@ -74,18 +74,38 @@ C        (1/m) Σᵢ ½ ‖a²ᵢ − yᵢ‖²
 LAST = len(NUMBERS.splitlines())
 
 
-def _walk(network: Network, params: Params, x: jax.Array, y: jax.Array, written: str) -> Walk:
-    """Forward and backward; the symbols and formulas are those `written`."""
+# Each in one program: operation by operation, the first drawing would take seconds.
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _passes(network: Network, params: Params, x: jax.Array, y: jax.Array) -> tuple[jax.Array, ...]:
+    """Forward and backward, in the order of NUMBERS and MATRICES."""
     trace = forward(network, params, x)
     gradients, (delta1, delta2) = backward(network, params, trace, y)
     (z1, z2), (_, a1, a2) = trace
-    values = (
+    return (
         *(z1, a1, z2, a2, loss(network, params, x, y)),
         *(network.cost.gradient(a2, y), network.sigma(2).derivative(z2, a2), delta2),
         *(gradients[1].W, gradients[1].b),
         equations.hidden_error(params[1].W, delta2, jnp.ones_like(z1)),
         *(network.sigma(1).derivative(z1, a1), delta1, gradients[0].b, gradients[0].W),
     )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _by_lot(network: Network, seed: int) -> tuple[Params, jax.Array, jax.Array]:
+    """Weights, inputs and targets."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    x = jax.random.normal(keys[1], (SHAPE[0], EXAMPLES))
+    return init(network, keys[0]), x, jax.random.uniform(keys[2], (SHAPE[-1], EXAMPLES))
+
+
+_automatic = jax.jit(jax.grad(loss, argnums=1), static_argnums=0)
+
+
+def _walk(network: Network, params: Params, x: jax.Array, y: jax.Array, written: str) -> Walk:
+    """The passes; the symbols and formulas are those `written`."""
+    values = _passes(network, params, x, y)
     lines = [line.split(maxsplit=1) for line in written.splitlines()]
     marks, w = ("₁₂", "w") if lines[0][0] == "z₁" else ("¹²", "W")
     given = {"x": x, "y": y}
@@ -109,12 +129,8 @@ def scalar(activation: str, values: dict[str, float]) -> Walk:
 def matrices(activation: str, seed: int) -> tuple[Walk, float]:
     """A (3, 4, 2) network, and the largest difference of its gradients from jax.grad's."""
     network = Network(SHAPE, hidden=activation)
-    keys = jax.random.split(jax.random.key(seed), 3)
-    params = init(network, keys[0])
-    x = jax.random.normal(keys[1], (SHAPE[0], EXAMPLES))
-    y = jax.random.uniform(keys[2], (SHAPE[-1], EXAMPLES))
-    walk = _walk(network, params, x, y, MATRICES)
-    automatic = jax.grad(loss, argnums=1)(network, params, x, y)
+    given = _by_lot(network, seed)
+    walk, automatic = _walk(network, *given, MATRICES), _automatic(network, *given)
     pairs = [
         (walk.find(f"∂C/∂{part}{mark}")[1], leaf)
         for mark, layer in zip("¹²", automatic, strict=True)

@@ -10,7 +10,7 @@ from jaxbackprop.graph.inspection.drawing import SUPERSCRIPTS
 STYLE = """<style>
 :root { --ahead: #2b6cb0; --back: #b7311f; --box: #f5f7fa; --line: #4a5568; --now: #ffe69a }
 .dark { --ahead: #7db8f0; --back: #ff8f7d; --box: #23282d; --line: #a0aab4; --now: #66531a }
-[data-figure] { margin: 0; max-width: 100%; overflow: hidden; color: var(--foreground) }
+[data-figure] { margin: 0; max-width: 100%; overflow: auto; color: var(--foreground) }
 [data-figure] svg { display: block; width: 100%; height: auto }
 [data-figure] text { fill: currentColor; font-family: inherit }
 [data-figure] text.back { fill: var(--back) }
