@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from jaxbackprop.activations import Activation
@@ -71,7 +72,7 @@ def active(
 
 
 def over_epoch(
-    seen: Flow, watched: tuple[Bool[Array, "steps *_ n"], ...]
+    seen: Flow, watched: tuple[Bool[Array | np.ndarray, "steps *_ n"], ...]
 ) -> dict[str, Float[Array, " L"]]:
     """Means of the steps seen, by name; `dead` is the share of units that never were active."""
     if not isinstance(seen, Flow) or watched is None:

@@ -1,15 +1,12 @@
 """What every test shares: compiled programs, bounded memory, switches that a test may ask for."""
 
-import ctypes
-import gc
 import importlib.metadata
 import os
-import sys
 
 import jax
 import jaxtyping
-import psutil
 import pytest
+import worker_memory
 
 # Most of the suite's time is XLA's making of machine code. What a program computes, and how many
 # bytes it needs, is decided before that, so the code may be plain. (Newer jaxlibs do not know these
@@ -18,9 +15,6 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     plain = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     os.environ.setdefault("XLA_FLAGS", plain)
 
-MIB = 2**20
-FULL = 1000 * MIB  # of a worker: compiled programs are let go
-MOST = 1536 * MIB  # what no test may leave behind
 SLOW = {
     f"test_{name}"
     for name in (
@@ -34,6 +28,7 @@ SLOW = {
 
 def pytest_configure(config):
     """Compiled programs are kept on disk: for the other workers, the scripts, and the next run."""
+    config.pluginmanager.register(worker_memory)
     kept = config.rootpath / ".pytest_cache" / f"jax-{jax.__version__}"
     folder = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(kept))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -46,20 +41,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
-
-
-@pytest.fixture(autouse=True)
-def _within_memory():
-    """The compiled programs of earlier tests are let go in time; a test that needs more fails."""
-    yield
-    if psutil.Process().memory_info().rss < FULL:
-        return
-    jax.clear_caches()
-    gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    used = psutil.Process().memory_info().rss
-    assert used < MOST, f"a worker of the suite has come to {used / MIB:.0f} MiB"
 
 
 @pytest.fixture

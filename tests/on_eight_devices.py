@@ -1,9 +1,13 @@
-"""What tests/test_sharding.py checks, run where jax has eight host devices: prints JSON."""
+"""What tests/test_sharding.py checks, run where jax has eight host devices: prints JSON.
+
+The argument says which half: gradients, or bits.
+"""
 
 import functools
 import json
 import math
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -344,19 +348,24 @@ def on_paper():
     return found
 
 
-if __name__ == "__main__":
-    found = {
+def gradients():
+    compared = {
         f"{name}, {kind}" + (f", every({k})" if k else ""): compare(
             NETWORKS[name], *METHODS[kind], k
         )
         for name, kind, k in CASES
     }
-    found = {"compare": found, "bits": bits(), "within": within(), "jit": partitioned()}
-    found |= {
+    return {
+        "compare": compared,
+        "within": within(),
+        "jit": partitioned(),
         "rows": divided_rows(),
         "graph": graph_wing(),
         "refused": refused(),
         "paper": on_paper(),
         "recomputed": recomputed(),
     }
-    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    print(json.dumps({"gradients": gradients, "bits": bits}[sys.argv[1]]()))

@@ -67,7 +67,8 @@ def far(ours, theirs):
 def four():
     here = pathlib.Path(__file__)
     path = os.pathsep.join(map(str, (here.parent, here.parents[1])))
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    devices = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, str(here)],
         env=os.environ | devices | {"PYTHONPATH": path},

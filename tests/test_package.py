@@ -118,6 +118,48 @@ def test_the_listing_in_contributing_names_every_module_and_room():
     assert named == modules | rooms
 
 
+OF_A_NAMED_TUPLE = {"_replace", "_fields", "_asdict", "_make"}
+
+
+def private_names_of_others(program):
+    """What a module takes from others of the package though its name begins with _."""
+    imported = set()
+    for node in ast.walk(ast.parse(program)):
+        if isinstance(node, ast.ImportFrom) and (node.module or ".").startswith(("jaxb", ".")):
+            imported |= {alias.asname or alias.name for alias in node.names}
+            dotted = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            dotted = [a.name for a in node.names if a.name.startswith("jaxbackprop")]
+        elif isinstance(node, ast.Attribute) and getattr(node.value, "id", None) in imported:
+            dotted = [f"{node.value.id}.{node.attr}"]
+        else:
+            continue
+        for name in dotted:
+            last = [part for part in name.split(".") if re.match("_[^_]", part)]
+            yield from (name for part in last if part not in OF_A_NAMED_TUPLE)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "jaxbackprop").rglob("*.py")), ids=lambda path: path.stem
+)
+def test_no_module_uses_what_is_private_to_another(path):
+    assert list(private_names_of_others(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from jaxbackprop.graph.walk import _local",
+        "from jaxbackprop.graph._walk import local",
+        "import jaxbackprop.graph._walk",
+        "from jaxbackprop.graph import walk\nwalk._local()",
+        "from .walk import _local",
+    ],
+)
+def test_a_use_of_what_is_private_would_be_seen(program):
+    assert list(private_names_of_others(program))
+
+
 def examples():
     """README's and the docs' examples as one Python program each."""
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):

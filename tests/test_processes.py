@@ -124,7 +124,7 @@ def test_a_run_of_two_processes_is_stopped_and_goes_on(tmp_path):
     for line in running[0].stdout:
         if "examples" in line:
             break
-    time.sleep(3)
+    time.sleep(1)
     running[1].send_signal(signal.SIGTERM)  # to one of them: they stop together
     ended = end(*running)
     assert [status for status, _ in ended] == [143, 143], ended
@@ -150,7 +150,7 @@ def test_a_signal_to_all_processes_stops_them_together(tmp_path):
     for line in running[0].stdout:
         if "examples" in line:
             break
-    time.sleep(2)
+    time.sleep(1)
     for process in running:
         process.send_signal(signal.SIGINT)
     ended = end(*running)
@@ -171,12 +171,12 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
 
 def test_a_killed_process_ends_the_other_with_an_error(tmp_path):
     shared = ["--epochs", 100000, "--devices", 2, *among(2), "--run-dir", tmp_path]
-    pair = [launch(*shared, "--patience", 20, "--process-id", i) for i in range(2)]
+    pair = [launch(*shared, "--patience", 10, "--process-id", i) for i in range(2)]
     try:
         for line in pair[0].stdout:
             if "examples" in line:
                 break
-        time.sleep(2)
+        time.sleep(1)
         pair[1].kill()
         ((status, output),) = end(pair[0])
     finally:

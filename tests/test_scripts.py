@@ -1,26 +1,19 @@
-"""The scripts do what the README says, as a user would run them."""
+"""The scripts do what the README says: one run as a user starts it, the others in this process."""
 
 import importlib.util
 import json
-import pathlib
 import subprocess
 import sys
 
 import jax
 import pytest
+from as_script import SCRIPTS, run
 from test_data import write_folder
-
-SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
-
-
-def run(script, *options):
-    return subprocess.run(
-        [sys.executable, SCRIPTS / script, *map(str, options)], capture_output=True, text=True
-    )
 
 
 def test_the_defaults_learn_the_digits_to_97_per_cent(tmp_path):
-    done = run("train.py", "--run-dir", tmp_path)
+    command = [sys.executable, SCRIPTS / "train.py", "--run-dir", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     record = json.loads((tmp_path / "metrics.json").read_text())

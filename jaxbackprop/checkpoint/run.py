@@ -11,10 +11,10 @@ piece is kept, and between two inputs it follows a schedule of its own; that of 
 layers is for d + 1, since its last state is the input of the next piece. The last piece has no next
 one: its schedule is for d layers.
 
-A stack's schedule is data: tables of integers that one loop reads. Its program is as long for a
-thousand layers as for two. Plain layers are unrolled; there XLA would find that a recomputed
-layer equals the first computation, and keep that one instead: an optimization barrier ties each
-restart to the error that it waits for.
+A stack's schedule is data: tables of integers (`tables.py`) that one loop reads. Its program is as
+long for a thousand layers as for two. Plain layers are unrolled; there XLA would find that a
+recomputed layer equals the first computation, and keep that one instead: an optimization barrier
+ties each restart to the error that it waits for.
 """
 
 from collections.abc import Iterator
@@ -28,6 +28,7 @@ from jaxtyping import Array, Float, Int
 from jaxbackprop.activations import Activation
 from jaxbackprop.checkpoint.exchange import ALONE, Exchange
 from jaxbackprop.checkpoint.schedule import Schedule, Visit, slots
+from jaxbackprop.checkpoint.tables import Tables, tables_of
 from jaxbackprop.checkpoint.ties import after, held_back
 from jaxbackprop.equations import bias_gradient, hidden_error, weight_gradient
 from jaxbackprop.forward import cost, last_error
@@ -186,36 +187,8 @@ def _plain_down(
     return delta, tuple(reversed(gradients))
 
 
-class _Tables(NamedTuple):
-    """A schedule as integers. For each visit its kept state's slot, or −1 for the input, and its
-    range of advances; for each advance its layer, and the slot that keeps its state, or −1."""
-
-    slot: Int[np.ndarray, " visits"]
-    begin: Int[np.ndarray, " visits"]
-    end: Int[np.ndarray, " visits"]
-    layer: Int[np.ndarray, " advances"]
-    keep: Int[np.ndarray, " advances"]
-
-
-def _tables(schedule: Schedule) -> _Tables:
-    d, free = len(schedule), list(range(slots(schedule)))[::-1]
-    where: dict[int, int] = {0: -1}
-    visits, advances = [], []
-    for state, visit in zip(range(d - 1, -1, -1), schedule, strict=True):
-        for over in [s for s in where if s > state]:
-            free.append(where.pop(over))
-        begin = len(advances)
-        for s in range(visit.start, state):
-            if s + 1 in visit.keep:
-                where[s + 1] = free.pop()
-            advances.append((s, where[s + 1] if s + 1 in visit.keep else -1))
-        visits.append((where[visit.start], begin, len(advances)))
-    columns = (*zip(*visits, strict=True), *zip(*advances, strict=True))
-    return _Tables(*(np.array(column, np.int32) for column in columns))
-
-
 def _stack_visit(
-    chain: _Chain, tables: _Tables, begin: Index, end: Index, kept: Slots, hand: State
+    chain: _Chain, tables: Tables, begin: Index, end: Index, kept: Slots, hand: State
 ) -> tuple[Slots, State]:
     (stack,) = chain.entries
     layer_of, slot_of = jnp.asarray(tables.layer), jnp.asarray(tables.keep)
@@ -235,7 +208,7 @@ def _stack_visit(
 
 
 def _stack_up(chain: _Chain, schedule: Schedule) -> tuple[Slots, State]:
-    tables = _tables(schedule)
+    tables = tables_of(schedule)
     batch = chain.input.shape[1]
     kept = jnp.zeros((max(slots(schedule), 1), chain.width, batch), chain.input.dtype)
     return _stack_visit(chain, tables, tables.begin[0], tables.end[0], kept, chain.input)
@@ -245,7 +218,7 @@ def _stack_down(
     chain: _Chain, schedule: Schedule, kept: Slots, top: State, delta: State
 ) -> tuple[State, tuple[Layer, ...]]:
     (stack,), l = chain.entries, chain.layers[0]
-    tables = _tables(schedule)
+    tables = tables_of(schedule)
     again = (tables.end[1:] > tables.begin[1:]).any()
 
     def turn(carry, visit):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 
-def learning_curve(history: Mapping[str, Sequence[float]], path: str | Path) -> Figure:
+def learning_curve(history: Mapping[str, Sequence[Any]], path: str | Path) -> Figure:
     """Loss (log scale) and accuracies by epoch, saved to path.
 
     `history` has the keys epoch, loss, train_accuracy and test_accuracy.
