@@ -12,8 +12,11 @@ import worker_memory
 # bytes it needs, is decided before that, so the code may be plain. (Newer jaxlibs do not know these
 # flags: there the suite compiles as users do; so it does where XLA_FLAGS is set, also to nothing.)
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    plain = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
-    os.environ.setdefault("XLA_FLAGS", plain)
+    plain = (
+        *("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"),
+        *("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"),
+    )
+    os.environ.setdefault("XLA_FLAGS", " ".join(plain))
 
 SLOW = {
     f"test_{name}"

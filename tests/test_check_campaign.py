@@ -237,7 +237,7 @@ def verdict(f: Callable, case: Case, gradient: Any) -> tuple[bool, dict[str, str
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_every_mistake_is_caught_and_three_in_four_are_named(dtype):
+def test_every_mistake_is_caught_and_three_in_four_are_named(dtype, untyped):
     assert len(MISTAKES) >= 20
     assert len(NETWORKS) >= 10
     missed, unnamed = [], {}
@@ -255,7 +255,7 @@ def test_every_mistake_is_caught_and_three_in_four_are_named(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_correct_networks_pass(dtype):
+def test_correct_networks_pass(dtype, untyped):
     """80 networks each: every activation, depths 1 to 5, batches 1 to 16."""
     random = np.random.default_rng(7)
     for seed, activation in itertools.product(range(16), ACTIVATIONS):
