@@ -1,7 +1,8 @@
 """A script run in this process, as `python scripts/NAME OPTIONS` would run it in one of its own.
 
 What its process would take with it is put back: the arguments, the search path, the handlers of
-signals, jax's precision. Its imports and compiled programs stay, and are most of a short run.
+signals, jax's precision. Its imports and compiled programs stay, and are most of a short run. The
+shapes of annotations are not checked, as they are not for users.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 
 import jax
+import jaxtyping
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 
@@ -42,10 +44,12 @@ def _own_state(command: list[str]) -> Iterator[None]:
     argv, path, wide = sys.argv, sys.path, jax.config.read("jax_enable_x64")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.argv, sys.path = command, [str(SCRIPTS), *path]
+    jaxtyping.config.update("jaxtyping_disable", True)
     try:
         with warnings.catch_warnings():
             yield
     finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
         sys.argv, sys.path = argv, path
         jax.config.update("jax_enable_x64", wide)
         for number, handler in handlers.items():
