@@ -1,15 +1,11 @@
-"""The results of `benchmark.py` as tables, figure, JSON and the tables of docs/performance.md."""
+"""The results of `benchmark.py` as tables, figures, JSON and the tables of docs/performance.md."""
 
 import json
 import re
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import NullFormatter
+from benchmark_figures import draw
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +20,7 @@ Rows = list[list[str]]
 
 
 def report(result: dict, console: Console, folder: Path | None) -> None:
-    """Print the tables; write them, the JSON and the figure where there is a folder."""
+    """Print the tables; write them, the JSON and the figures where there is a folder."""
     tables = all_tables(result)
     for name, value in result["head"].items():
         if value:
@@ -39,7 +35,7 @@ def report(result: dict, console: Console, folder: Path | None) -> None:
     if folder is None:
         return
     (folder / "benchmark.json").write_text(json.dumps(result, indent=1) + "\n")
-    figure(result, folder / "benchmark.png")
+    draw(result, folder)
     page = folder / "performance.md"
     if page.exists():
         text = page.read_text()
@@ -115,79 +111,3 @@ def markdown(result: dict, tables: list) -> str:
         lines += ["|---" + "|---:" * (len(head) - 1) + "|"]
         lines += ["| " + " | ".join(row) + " |" for row in rows]
     return re.sub(r"[ \t]+\n", "\n", "\n".join(lines)) + "\n\n"
-
-
-def figure(result: dict, path: Path) -> None:
-    """Ratios by work above; time and memory against width, depth and batch below."""
-    curves = result.get("scaling", {})
-    shape = (2 if curves else 1, 3)
-    drawing, axes = plt.subplots(
-        *shape, figsize=(12, 3.9 * shape[0]), layout="constrained", squeeze=False
-    )
-    for ax, kind in zip(axes[0], ("gradient", "sgd", "adam"), strict=True):
-        ratios(ax, result["works"], kind)
-    for ax, (axis, curve) in zip(axes[-1] if curves else [], curves.items(), strict=False):
-        scales(ax, axis, curve)
-    for ax in axes.ravel():
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.3)
-    drawing.savefig(path, dpi=130)
-    plt.close(drawing)
-
-
-def ratios(ax: plt.Axes, works: dict, kind: str) -> None:
-    """A point for each work and peer, its quartiles as a bar: left of 1 the library is faster."""
-    names = [n for n in next(iter(works.values()))[kind] if n not in ("jaxbackprop", "forward")]
-    for k, (work, found) in enumerate(works.items()):
-        rows = {n: found[kind][n] for n in names if n in found[kind]}
-        heights = [names.index(n) + (k - len(works) / 2) * 0.14 for n in rows]
-        middle = np.array([row["ratio"] for row in rows.values()])
-        spread = np.array([row["quartiles"] for row in rows.values()]).T
-        ax.errorbar(
-            *(middle, heights),
-            xerr=np.abs(spread - middle),
-            fmt="o",
-            markersize=4,
-            label=work,
-        )
-    ax.axvline(1, color="black", linewidth=0.8)
-    ax.set(xscale="log", xlim=(0.08, 4), yticks=range(len(names)), yticklabels=names)
-    ticks = [0.1, 0.2, 0.5, 1, 2]
-    ax.set_xticks(ticks, [str(t) for t in ticks])
-    ax.set_xticks([], minor=True)
-    title = "one gradient" if kind == "gradient" else f"an epoch, {kind}"
-    ax.set(title=f"{title}: our time / theirs")
-    if kind == "gradient":
-        ax.legend(fontsize=7, frameon=False)
-
-
-def scales(ax: plt.Axes, axis: str, curve: dict) -> None:
-    """Time (solid, left) and memory (dashed, right), each with its fitted exponent."""
-    right = ax.twinx()
-    for peer, color in (("jaxbackprop", "tab:blue"), ("jax.grad", "tab:orange")):
-        for on, kind, unit, style in ((ax, "seconds", 1e3, "-"), (right, "bytes", 2**-20, "--")):
-            power = exponent(curve["values"], curve[peer][kind])
-            on.loglog(
-                curve["values"],
-                np.array(curve[peer][kind]) * unit,
-                style,
-                marker="o",
-                markersize=3,
-                color=color,
-                label=f"{peer}, {'time' if kind == 'seconds' else 'memory'}: {power:.2f}",
-            )
-    last = curve["jaxbackprop"]["seconds"][-1] * 1e3 / curve["flops"][-1]  # the rate at the end
-    for on, theory, style, label in (
-        (ax, np.array(curve["flops"]) * last, "-", "FLOPs at the last rate"),
-        (right, np.array(curve["activations"]) / 2**20, "--", "one activation a layer"),
-    ):
-        on.loglog(curve["values"], theory, style, color="gray", linewidth=0.8, label=label)
-        on.yaxis.set_minor_formatter(NullFormatter())
-    lines = [line for on in (ax, right) for line in on.get_lines()]
-    ax.legend(handles=lines, fontsize=6, frameon=False)
-    ax.set_xticks(curve["values"], [str(v) for v in curve["values"]])
-    ax.set_xticks([], minor=True)
-    time, memory = THEORY[axis]
-    ax.set(title=f"{axis}: theory {time} (time), {memory} (memory)", ylabel="ms (solid)")
-    right.set_ylabel("temporary MiB (dashed)")
-    right.spines["top"].set_visible(False)

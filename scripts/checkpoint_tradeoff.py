@@ -4,8 +4,8 @@
     python scripts/checkpoint_tradeoff.py --quick     64 layers of 128, batch 512: half a minute
 
 Prints a table, the bars that this library holds itself to, and leaves a figure and the numbers as
-JSON. The curve in the figure is the theory: the fewest layer evaluations for so many bytes, at the
-time of a layer evaluation measured with everything stored.
+JSON. The curve in the figure is an estimate: the fewest layer evaluations for so many bytes, at the
+time of one in the run with everything stored. A measured point may lie below it.
 """
 
 import dataclasses
@@ -163,10 +163,10 @@ def draw(options: Options, shape: Any, facts: dict) -> Path:
     figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
     kinds = {
         "all stored": ("tab:blue", "o", "by hand: all stored"),
-        "every": ("tab:blue", "s", "by hand: every k-th"),
-        "within": ("tab:blue", "D", "by hand: a budget of bytes"),
+        "every": ("tab:blue", "s", "by hand: every k-th stored (k beside it)"),
+        "within": ("tab:blue", "D", "by hand: within so many bytes"),
         "jax.grad": ("tab:orange", "o", "jax.grad of the scan"),
-        "jax.checkpoint": ("tab:orange", "s", "jax.checkpoint of segments"),
+        "jax.checkpoint": ("tab:orange", "s", "jax.checkpoint of k layers (k beside it)"),
     }
     for start, (color, marker, label) in kinds.items():
         names = [name for name in facts if name.startswith(start)]
@@ -175,8 +175,15 @@ def draw(options: Options, shape: Any, facts: dict) -> Path:
         for name, point in zip(names, points, strict=True):
             if start in ("every", "jax.checkpoint"):
                 k = name.split("(")[1][:-1] if "(" in name else name.split()[1]
+                above = start == "jax.checkpoint"
                 axes.annotate(
-                    f"k={k}", point, xytext=(6, 4), textcoords="offset points", fontsize=8
+                    k.removesuffix(" layers"),
+                    point,
+                    xytext=(0, 8 if above else -16),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=8,
+                    color=color,
                 )
     stored = facts["all stored"]
     each = stored["ms"] / (3 * stored["evaluations"])  # forward is a third of the products
@@ -188,7 +195,10 @@ def draw(options: Options, shape: Any, facts: dict) -> Path:
         if plan
     ]
     axes.plot(
-        *zip(*curve, strict=True), color="gray", linewidth=1, label="theory: binomial optimum"
+        *zip(*curve, strict=True),
+        color="gray",
+        linewidth=1,
+        label="fewest evaluations that fit, at the\npace of the run with all stored",
     )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -197,7 +207,7 @@ def draw(options: Options, shape: Any, facts: dict) -> Path:
     axes.set(
         xlabel="temporary memory, MiB",
         ylabel="time of one gradient, ms",
-        title=f"{options.depth} layers × {options.width}, batch {options.batch}",
+        title=f"{options.depth} layers of {options.width}, batch {options.batch}",
         ylim=(0, None),
     )
     axes.grid(alpha=0.3)

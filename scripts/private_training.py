@@ -7,6 +7,8 @@ Each step takes the mean of gradients clipped to a norm C, by `per_example.clipp
 normal noise of the standard deviation σ C / m to every number of it, and leaves the rest to optax
 (Abadi et al., "Deep learning with differential privacy", 2016).
 
+It takes some fifteen seconds.
+
 This counts no privacy budget, and gives no guarantee: batches are drawn by shuffling, and jax's
 random numbers are not made for secrets. With batches drawn by independent coins, the library
 dp_accounting says what such a run has spent; with q the chance of an example to be in a batch:

@@ -13,12 +13,7 @@ import pytest
 from jaxbackprop.training.data import Split
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
-PARTS = ("explorer.py", "benchmark_report.py", "figures.py", "measure.py", "per_example_models.py")
-COMMANDS = [
-    path.name
-    for path in sorted(SCRIPTS.glob("*.py"))
-    if path.name not in PARTS and not path.name.startswith("train_")
-]
+COMMANDS = [path.name for path in sorted(SCRIPTS.glob("*.py")) if "tyro.cli(" in path.read_text()]
 
 
 @pytest.fixture(scope="module")

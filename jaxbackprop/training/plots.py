@@ -43,7 +43,7 @@ FLOW = (
     ("weights", "‖∂C/∂W‖", True),
     ("errors", "‖δ‖ of an example", True),
     ("updates", "‖ΔW‖ / ‖W‖", True),
-    ("dead", "dead units, %", False),
+    ("dead", "dead units of hidden layers, %", False),
 )
 
 
@@ -57,6 +57,7 @@ def gradient_flow(flow: Mapping[str, ArrayLike], path: str | Path) -> Figure:
     for axes, (name, label, log) in zip(panels, FLOW, strict=True):
         layers(axes, np.asarray(flow[name]) * (1 if log else 100), depth, log)
         axes.set(xlabel="epoch", title=label)
+    panels[-1].set_ylim(-2, 102)  # where none dies, a line at 0
     depth_scale(figure, panels, depth)
     return _saved(figure, path)
 
@@ -96,12 +97,12 @@ def layers(axes: Axes, values: ArrayLike, depth: int, log: bool = True) -> None:
 def depth_scale(figure: Figure, panels: np.ndarray, depth: int) -> None:
     """The colours of `layers` as a bar beside the panels."""
     scale = plt.cm.ScalarMappable(Normalize(0.5, depth + 0.5), ListedColormap(_colors(depth)))
-    ticks = sorted({1, (depth + 1) // 2, depth})
+    ticks = range(1, depth + 1) if depth <= 12 else sorted({1, (depth + 1) // 2, depth})
     figure.colorbar(scale, ax=panels, label="layer", ticks=ticks, pad=0.01)
 
 
 def _colors(depth: int) -> np.ndarray:
-    return plt.get_cmap("viridis")(np.linspace(0, 0.92, depth))
+    return plt.get_cmap("viridis")(np.linspace(0, 0.85, depth))  # beyond, too pale on white
 
 
 def _saved(figure: Figure, path: str | Path) -> Figure:
