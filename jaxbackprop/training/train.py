@@ -101,14 +101,19 @@ def update(
         trace = forward(network, state.params, x)
         errors = backward(network, state.params, trace, y)
         batch_loss, gradients = cost(network, trace, y), errors.gradients
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
     bad_layer = first_bad_layer(network, batch_loss, gradients)
-    params, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(taken & (bad_layer == 0), new, old),
-        (params, opt_state),
-        (state.params, state.opt_state),
-    )
+
+    def move(params, opt_state):
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, errors and updates
+
+    def stay(params, opt_state):
+        return params, opt_state, errors and jax.tree.map(jnp.zeros_like, params)
+
+    # A branch, no choice number by number: that would read the old moments beside the new ones, and
+    # XLA would copy all of them first.
+    sound = taken & (bad_layer == 0)
+    params, opt_state, updates = jax.lax.cond(sound, move, stay, state.params, state.opt_state)
     looks = (look and look(network, params, trace, errors, updates) for look in (watch, observe))
     metrics = Metrics(batch_loss, bad_layer, *looks)
     return state._replace(params=params, opt_state=opt_state, step=state.step + 1), metrics
