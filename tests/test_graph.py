@@ -247,6 +247,20 @@ def test_a_scan_keeps_of_each_step_only_what_its_walk_reads():
     assert len(residuals) <= 3
 
 
+def test_a_scan_keeps_a_number_and_not_the_slope_that_follows_from_it():
+    """σ(1 − σ) and 1 − tanh² are made again from σ and tanh, which their product keeps."""
+
+    def gated(h):
+        def step(h, _):
+            return jax.nn.sigmoid(h) * jnp.tanh(h), None
+
+        return jax.lax.scan(step, h, length=5)[0].sum()
+
+    jaxpr = jax.make_jaxpr(grad(gated))(X[:4])
+    ahead = next(e for e in jaxpr.eqns if e.primitive.name == "scan")
+    assert len([v for v in ahead.outvars if v.aval.shape[:1] == (5,)]) == 2
+
+
 SOURCES = sorted(pathlib.Path(jaxbackprop.graph.__file__).parent.rglob("*.py"))
 
 

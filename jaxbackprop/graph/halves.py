@@ -164,10 +164,13 @@ def _split(
     outputs, gradients = jaxpr.outvars[: len(out_flags)], jaxpr.outvars[len(out_flags) :]
     steady = {*jaxpr.constvars, *(own[i] for i in fixed)}
     early, late, again = _partition(jaxpr.eqns, ct_variables, steady, kept)
-    late, live = _needed([*again, *late], gradients)
-    made = {v for equation in late for v in equation.outvars}
-    at_hand_too = {*made, *jaxpr.constvars, *given, *ct_variables}
-    residuals = [v for v in live if v not in at_hand_too]
+    at_hand_too = {*jaxpr.constvars, *given, *ct_variables}
+    residuals = _residuals([*again, *late], gradients, at_hand_too)
+    if kept is None:
+        made = {v for equation in again for v in equation.outvars}
+        again = _in_order(early, [*again, *_light(early, residuals, {*at_hand_too, *made})])
+        residuals = _residuals([*again, *late], gradients, at_hand_too)
+    late, _ = _needed([*again, *late], gradients)
     early, _ = _needed(early, [*outputs, *residuals])
 
     def ahead(inputs):
@@ -205,6 +208,51 @@ def _partition(
         elif kept is not None and not kept(equation):
             again.append(equation)
     return early, late, again
+
+
+def _residuals(late: Sequence, gradients: Sequence, at_hand: set) -> list:
+    """What the way back reads that it neither is given nor makes."""
+    late, live = _needed(late, gradients)
+    made = {v for equation in late for v in equation.outvars}
+    return [v for v in live if v not in made and v not in at_hand]
+
+
+# Cheaper to make again than to store and to read.
+LIGHT = {"add", "sub", "mul", "neg", "square", "integer_pow", "max", "min", "abs", "select_n"}
+LIGHT |= {"gt", "ge", "lt", "le", "eq", "ne", "not", "and", "or", "convert_element_type"}
+LIGHT |= {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "copy"}
+DEPTH = 4  # equations from what is kept to what is made
+
+
+def _light(early: Sequence, residuals: Sequence, at_hand: set) -> list:
+    """The equations that make residuals from other ones, number by number: a tanh is kept for its
+    own sake, and its slope 1 − a² need not be."""
+    makers = {v: e for e in early if e.primitive.name in LIGHT for v in e.outvars}
+    kept = {*at_hand, *residuals}
+
+    def making(v, depth):
+        """The equations that make v from what is kept; None where it takes other ones, or many."""
+        if v in kept:
+            return []
+        if v not in makers or depth == 0:
+            return None
+        parts = [making(u, depth - 1) for u in reads(makers[v])]
+        return None if None in parts else [makers[v], *(e for part in parts for e in part)]
+
+    light = []
+    places = {v: i for i, e in enumerate(early) for v in e.outvars}
+    for v in sorted(residuals, key=lambda v: places.get(v, -1), reverse=True):
+        kept.discard(v)
+        found = making(v, DEPTH)
+        if found is None:
+            kept.add(v)
+        light += found or []
+    return light
+
+
+def _in_order(equations: Sequence, chosen: Sequence) -> list:
+    places = {id(equation) for equation in chosen}
+    return [equation for equation in equations if id(equation) in places]
 
 
 def _needed(equations: Sequence, results: Sequence) -> tuple[list, dict]:

@@ -56,11 +56,16 @@ def wide(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def formed(pair: Pair) -> jax.Array:
-    """Σ u v itself."""
+def formed(pair: Pair, onto: jax.Array | None = None) -> jax.Array:
+    """Σ u v itself, added to what is there already."""
     u, v, *_ = pair
-    found = _scatter(u, v, pair) if isinstance(u, Rows) else contract(u, v, pair.names)
-    return found.array.reshape(pair.shape)
+    there = None if onto is None else onto.reshape(pair.sizes)
+    if isinstance(u, Rows):
+        found = _scatter(u, v, pair, there)
+    else:
+        found = contract(u, v, pair.names).array
+        found = found if there is None else there + found
+    return found.reshape(pair.shape)
 
 
 def inner(a: Pair, b: Pair) -> jax.Array:
@@ -153,7 +158,7 @@ def _read(rows: Rows, whole: Factor) -> Factor:
     return Factor(array, (*whole.names[:axis], *rows.names, *whole.names[axis + 1 :]))
 
 
-def _scatter(rows: Rows, v: Factor, pair: Pair) -> Factor:
+def _scatter(rows: Rows, v: Factor, pair: Pair, there: jax.Array | None) -> jax.Array:
     """Σ over the places with one index, row by row; the steps that own a table keep it apart."""
     lengths = dict(zip(pair.names, pair.sizes, strict=True))
     own = [name for name in rows.names if name in lengths]
@@ -166,10 +171,11 @@ def _scatter(rows: Rows, v: Factor, pair: Pair) -> Factor:
         segment = segment * lengths[name] + steps.astype(segment.dtype)
     segment = jnp.where(rows.array < rows.size, segment * rows.size + rows.array, count)
     flat = data.reshape(segment.size, *data.shape[segment.ndim :])
-    sums = jax.ops.segment_sum(flat, segment.reshape(-1), count)
-    shape = [lengths[name] for name in (*own, rows.row, *rest)]
-    one = Factor(jnp.ones((), sums.dtype), ())
-    return contract(Factor(sums.reshape(shape), (*own, rows.row, *rest)), one, pair.names)
+    there = jnp.zeros(pair.sizes, flat.dtype) if there is None else there
+    order = (*own, rows.row, *rest)
+    tables = _spread(Factor(there, pair.names), order)
+    sums = tables.reshape(count, *flat.shape[1:]).at[segment.reshape(-1)].add(flat, mode="drop")
+    return _spread(Factor(sums.reshape(tables.shape), order), pair.names)
 
 
 def _spread(factor: Factor, names: Sequence) -> jax.Array:

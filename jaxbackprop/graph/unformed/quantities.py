@@ -11,11 +11,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxbackprop.graph.api import vjp
-from jaxbackprop.graph.unformed.leaves import Leaf, each, sum_over
+from jaxbackprop.graph.unformed.leaves import Leaf, Term, each, sum_over
 from jaxbackprop.graph.unformed.pairs import (
     Pair,
+    Rows,
     cost,
     formed,
     inner,
@@ -26,7 +28,9 @@ from jaxbackprop.graph.unformed.pairs import (
     wide,
 )
 from jaxbackprop.graph.unformed.sites import KINDS, Kind, Site
-from jaxbackprop.graph.unformed.views import apart, same_place
+from jaxbackprop.graph.unformed.views import apart, is_whole, same_place
+
+CLOSE = 2**20  # numbers: 4 MiB of float32
 
 
 def squared_norms(leaf: Leaf) -> jax.Array:
@@ -38,16 +42,21 @@ def squared_norms(leaf: Leaf) -> jax.Array:
 
 def formed_each(leaf: Leaf) -> jax.Array:
     """gᵢ of each example, with a first axis of m."""
-    return each(lambda one: _form(one).astype(one.like.dtype), leaf, leaf.m)
+    at_once = _close(leaf) if any(map(_patches, leaf.terms)) else leaf.m
+    return each(lambda one: _form(one).astype(one.like.dtype), leaf, at_once)
 
 
 def formed_once(leaf: Leaf) -> Leaf:
-    """For norms and a mean: the gradients formed, if the norms want it and all fit at once."""
-    sites = [term.site for term in leaf.terms]
-    cheaper = by_inner_products(sites, leaf.dense is not None, leaf.shared)
-    if not sites or cheaper or _at_once(leaf) < leaf.m:
+    """For norms and a mean: the gradients formed, if that saves work and takes little room.
+
+    The mean forms them in any case, of all examples at once; the inner products come on top.
+    """
+    counts = multiplications([term.site for term in leaf.terms], False)
+    cheap = counts is not None and counts[0] <= counts[1] / 2
+    room = _held(leaf) * (2 if _close(leaf) == leaf.m else 1)
+    if not leaf.terms or cheap or leaf.m * math.prod(leaf.like.shape) > room:
         return leaf
-    return leaf._replace(terms=[], dense=each(_form, leaf, leaf.m), shared=False)
+    return leaf._replace(terms=[], dense=each(_form, leaf, _close(leaf)), shared=False)
 
 
 def total(leaf: Leaf, weights: jax.Array | None = None) -> jax.Array:
@@ -66,7 +75,8 @@ def total(leaf: Leaf, weights: jax.Array | None = None) -> jax.Array:
         found += leaf.dense * (leaf.m if weights is None else jnp.sum(weights))
     elif leaf.dense is not None:
         dense = leaf.dense.astype(found.dtype)
-        found += jnp.sum(dense if weights is None else _weighted(dense, weights, 0), 0)
+        weights = jnp.ones(leaf.m) if weights is None else weights
+        found += _sum_of_rows(weights.astype(found.dtype), _chosen(dense, weights, 0))
     return found
 
 
@@ -154,11 +164,16 @@ def _by_inner(leaf: Leaf) -> jax.Array:
 
 
 def _form(leaf: Leaf) -> jax.Array:
-    """g of one example, in float32 at least."""
+    """g of one example, in float32 at least. Rows that were read are added in place, at the end."""
     found = jnp.zeros(leaf.like.shape, wide(leaf.like.dtype))
-    for pair, (site, *_) in zip(_pairs(leaf), leaf.terms, strict=True):
-        found += _to_parameter(leaf.like, site, formed(pair))
-    return found if leaf.dense is None else found + leaf.dense
+    found = found if leaf.dense is None else found + leaf.dense
+    placed = zip(_pairs(leaf), (term.site for term in leaf.terms), strict=True)
+    for pair, site in sorted(placed, key=lambda both: isinstance(both[0].u, Rows)):
+        if is_whole(site.view):
+            found = formed(pair, found)
+        else:
+            found += _to_parameter(leaf.like, site, formed(pair))
+    return found
 
 
 def _to_parameter(like: jax.ShapeDtypeStruct, site: Site, product: jax.Array) -> jax.Array:
@@ -167,11 +182,27 @@ def _to_parameter(like: jax.ShapeDtypeStruct, site: Site, product: jax.Array) ->
     return pull(product)[0]
 
 
-def _at_once(leaf: Leaf) -> int:
-    """How many gradients take no more than the factors of all examples."""
+def _held(leaf: Leaf) -> int:
+    """How many numbers the factors of all examples have."""
     held = sum(term.kept.size + term.ct.size for term in leaf.terms)
-    held += leaf.dense.size if leaf.dense is not None and not leaf.shared else 0
-    return max(1, min(leaf.m, held // max(1, math.prod(leaf.like.shape))))
+    return held + (leaf.dense.size if leaf.dense is not None and not leaf.shared else 0)
+
+
+def _at_once(leaf: Leaf) -> int:
+    """How many examples to form at a time, so that they take no more room than all the factors."""
+    return _even(leaf.m, min(_close(leaf), _held(leaf) // max(1, math.prod(leaf.like.shape))))
+
+
+def _close(leaf: Leaf) -> int:
+    """How many examples to form at a time, so that they stay close to the processor."""
+    one = math.prod(leaf.like.shape) + sum(map(_patches, leaf.terms))
+    return _even(leaf.m, CLOSE // max(1, one))
+
+
+def _even(m: int, most: int) -> int:
+    """At most so many of m, and a divisor of m if there is one nearby."""
+    most = max(1, min(m, most))
+    return next((k for k in range(most, most // 2, -1) if m % k == 0), most)
 
 
 def _square(array: jax.Array) -> jax.Array:
@@ -183,6 +214,18 @@ def _square_sum(array: jax.Array) -> jax.Array:
     return jnp.sum(_square(array))
 
 
+def _patches(term: Term) -> int:
+    """How many numbers the factors of one example have beside what is held: a convolution's do."""
+
+    def factors(kept, ct):
+        pair = _kind(term.site).pair(term.site, term.site.view.owned, kept, ct)
+        return pair.u.array, pair.v.array
+
+    held = factor_types(term.site)
+    found = jax.eval_shape(factors, *held)
+    return sum(array.size for array in found) - sum(array.size for array in held)
+
+
 def _chosen(array: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
     """Zero for the examples of weight zero: zero times a NaN would be none."""
     return jnp.where(_along(weights, array, axis) != 0, array, jnp.zeros_like(array))
@@ -190,6 +233,11 @@ def _chosen(array: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
 
 def _weighted(array: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
     return (_chosen(array, weights, axis) * _along(weights, array, axis)).astype(array.dtype)
+
+
+def _sum_of_rows(weights: jax.Array, rows: jax.Array) -> jax.Array:
+    """Σ wᵢ rowᵢ as a product: a sum over the first axis jumps from row to row for each number."""
+    return jnp.tensordot(weights, rows, 1, precision=lax.Precision.HIGHEST)
 
 
 def _along(weights: jax.Array, array: jax.Array, axis: int) -> jax.Array:

@@ -48,12 +48,21 @@ class View(NamedTuple):
 
 def view(leaf: int, shape: tuple[int, ...]) -> View:
     """The parameter itself."""
-    return View(leaf, lambda x: x, np.empty(shape, np.int8))
+    return View(leaf, _itself, np.empty(shape, np.int8))
+
+
+def _itself(x: Any) -> Any:
+    return x
 
 
 def within(outer: View, steps: int, owned: bool) -> View:
     """The view from within a loop, whose every step reads all of it or, `owned`, its own slice."""
     return outer._replace(owned=(*outer.owned, owned), steps=(*outer.steps, steps))
+
+
+def is_whole(seen: View) -> bool:
+    """Is it the parameter itself, as it is, with at most a loop's slices of it?"""
+    return seen.look is _itself
 
 
 def same_place(a: View, b: View) -> bool:
