@@ -115,6 +115,20 @@ def test_the_gradient_is_exact_and_its_program_needs_no_more_than_asked(f, share
     assert program.memory_analysis().temp_size_in_bytes <= asked
 
 
+def test_branches_that_read_alike_but_close_over_different_arrays_are_not_one():
+    first, second = X[0], X[1]
+
+    def f(x):
+        a, b = (
+            jax.lax.cond(x[0] > 0, jax.jit(lambda x, c=c: x * c), jnp.sin, x)
+            for c in (first, second)
+        )
+        return jnp.sum(jnp.tanh(a) * jnp.cos(b))
+
+    x = jnp.linspace(0.1, 1, 32)
+    same(value_and_grad(f, checkpoint="1MiB")(x)[1], jax.grad(f)(x))
+
+
 def test_a_training_step_stays_within_what_its_gradient_was_given():
     params, asked = layers(8), 200_000
 

@@ -187,13 +187,24 @@ def merged(operations: list[Operation]) -> tuple[list[Operation], dict[int, int]
         reads = tuple(v if isinstance(v, Literal) else same.get(v, v) for v in operation.reads)
         operation = operation._replace(reads=reads)
         if not acts(operation.equation):
-            key = (operation.name, str(operation.equation.params), *map(_identity, reads))
+            params = tuple(map(_same, operation.equation.params.values()))
+            key = (operation.name, params, *map(_identity, reads))
             first = found.setdefault(key, operation)
             if first is not operation:
                 same.update(zip(operation.writes, first.writes, strict=True))
                 continue
         kept.append(operation)
     return kept, same
+
+
+def _same(param: Any) -> Any:
+    """What two equal parameters have in common. Two graphs that read alike may close over different
+    arrays: only one and the same graph is equal."""
+    try:
+        hash(param)
+    except TypeError:
+        return id(param)
+    return param
 
 
 def _identity(operand: Any) -> Any:
