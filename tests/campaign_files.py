@@ -1,13 +1,17 @@
 """Campaigns on files that are not what they were: saved states, and data in IDX form."""
 
+import contextlib
 import gzip
+import os
 import pathlib
 import resource
 import shutil
 import struct
+import time
 import warnings
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -74,10 +78,24 @@ def damage(root: pathlib.Path, count: int, seed: int) -> Report:
     figures = ", ".join(f"{number} {name}" for name, number in sorted(kinds.items()))
 
     def faulty():
-        with planted(saving, _check_seal=saving_seal_as_it_stands):
+        with planted(saving, _check_seal=saving_seal_as_it_stands), without_stderr():
             return [p for p in (damaged(root, sound, expected, rng)[1] for _ in range(20)) if p]
 
     return Report(failures + memory.failures(), f"{figures}; {memory.grown}", control(faulty))
+
+
+@contextlib.contextmanager
+def without_stderr() -> Iterator[None]:
+    """The faulty program alone gives damage to tensorstore to read, whose threads print of it."""
+    own, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+        time.sleep(1)  # they are still at it
+    finally:
+        os.dup2(own, 2)
+        os.close(own)
+        os.close(nothing)
 
 
 def saving_seal_as_it_stands(folder: pathlib.Path) -> dict:
