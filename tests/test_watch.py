@@ -4,10 +4,13 @@ import functools
 import pathlib
 import sys
 
+import equinox
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen, nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxbackprop import inspect, plots, value_and_grad, watch
@@ -269,9 +272,8 @@ def test_of_names_scopes_lines_files_names_parameters_and_predicates():
     ]
     line = watch(f, "dense_1").labels(PARAMS, X)[0].line
     assert [o for o, _ in labels(str(line))] == ["dot_general", "relu"] * 3
-    assert (
-        len(labels("test_watch.py")) == 2 * 3 + len(["slices"]) * 0 + len(labels("everything")) - 8
-    )
+    of_file = len(labels("everything")) - len(labels("parameters"))
+    assert len(labels("test_watch.py")) == of_file
 
 
 def test_what_matches_nothing_is_told_with_the_nearest_that_exist():
@@ -307,7 +309,7 @@ def test_scalars_are_pythons_own_numbers_one_a_step():
     found = watch.scalars(labels, seen)
     assert all(type(number) is float for number in found.values())
     assert len(found) == 2 * 2 * (3 + 1)
-    name = f"dot_general {labels[0].line}"
+    name = f"params.W/dot_general {labels[0].line}"
     assert found[f"gradient norm/{name}/step 2"] == float(seen[0].gradient.norm[2])
     branch = watch.scalars(watch(branches).labels(PARAMS, X), watch(branches)(PARAMS, X)[1])
     assert len(branch) == 2 * 2 * (1 + 1 + 1 + 1)  # what was not computed is left out
@@ -363,6 +365,106 @@ def test_a_pytree_with_functions_and_counters_passes_through():
     close(gradients["W"], jax.grad(lambda w: 3 * jnp.sum(jnp.tanh(X @ w)))(HEAD))
     with pytest.raises(TypeError, match="real or complex inputs"):
         watch(f)(3, X)
+
+
+def test_an_equinox_step_tells_its_layers_by_their_paths():
+    class Model(equinox.Module):
+        layers: list
+        deep: equinox.nn.Linear
+
+        def __init__(self, key):
+            make = lambda key: equinox.nn.Linear(4, 4, key=key)  # noqa: E731
+            self.layers = [make(key), make(key)]
+            self.deep = equinox.filter_vmap(make)(jax.random.split(key, 3))
+
+        def __call__(self, x):
+            for layer in self.layers:
+                x = jax.nn.relu(layer(x))
+            arrays, static = equinox.partition(self.deep, equinox.is_array)
+            step = lambda h, a: (jnp.tanh(equinox.combine(a, static)(h)), None)  # noqa: E731
+            return jax.lax.scan(step, x, arrays)[0]
+
+    def loss(model, x):
+        return jnp.mean(jax.vmap(model)(x) ** 2)
+
+    model = Model(KEY)
+    found, seen = equinox.filter_jit(lambda model, x: watch(loss)(model, x))(model, X)
+    close(found, equinox.filter_value_and_grad(loss)(model, X))
+    assert modules_in(watch(loss).labels(model, X), seen) == [
+        *("model.layers[0].weight", "model.layers[1].weight", "model.deep.weight"),
+    ]
+
+
+def modules_in(labels, seen):
+    """The names that are logged, without kind, operation and step."""
+    names = [name.split("/dot_general")[0] for name in watch.scalars(labels, seen)]
+    return list(dict.fromkeys(name.partition("/")[2] for name in names))
+
+
+def test_a_flax_nnx_step_tells_its_layers_by_their_paths():
+    class Model(nnx.Module):
+        def __init__(self, rngs):
+            make = nnx.split_rngs(splits=3)(nnx.vmap(lambda rngs: nnx.Linear(4, 4, rngs=rngs)))
+            self.layers = nnx.List([nnx.Linear(4, 4, rngs=rngs), nnx.Linear(4, 4, rngs=rngs)])
+            self.deep, self.drop = make(rngs), nnx.Dropout(0.1, rngs=rngs)
+
+        def __call__(self, x):
+            for layer in self.layers:
+                x = self.drop(layer(x))
+            scan = nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+            return scan(lambda x, layer: jnp.tanh(layer(x)))(x, self.deep)
+
+    model = Model(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+    before = jax.tree.map(jnp.copy, nnx.state(model, nnx.Param))
+
+    def loss(params, graph, rest, x):
+        model = nnx.merge(graph, params, rest, copy=True)
+        return jnp.mean(model(x) ** 2), nnx.state(model, nnx.Not(nnx.Param))
+
+    @nnx.jit
+    def step(model, optimizer, x):
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+        ((_, rest), gradients), seen = watch(loss, has_aux=True)(params, graph, rest, x)
+        nnx.update(model, rest)
+        optimizer.update(model, gradients)
+        return gradients, seen
+
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    labels = watch(loss, has_aux=True).labels(params, graph, rest, X)
+    expected, _ = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(params, graph, rest, X)
+    gradients, seen = step(model, optimizer, X)
+    close(gradients, expected)
+    moved = jax.tree.map(lambda p, g: p - 0.1 * g, before, gradients)
+    close(nnx.state(model, nnx.Param), moved)
+    assert modules_in(labels, seen) == [
+        *("params.layers.0.kernel", "params.layers.1.kernel", "params.deep.kernel"),
+    ]
+
+
+def test_a_flax_linen_step_tells_its_layers_by_their_scopes():
+    class Model(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            for _ in range(2):
+                x = linen.Dense(4)(x)
+            scan = linen.scan(
+                lambda layer, h, _: (jnp.tanh(layer(h)), None),
+                variable_axes={"params": 0},
+                split_rngs={"params": True},
+                length=3,
+            )
+            return scan(linen.Dense(4, name="deep"), x, None)[0]
+
+    model = Model()
+    params = model.init(KEY, X)
+    loss = lambda params, x: jnp.mean(model.apply(params, x) ** 2)  # noqa: E731
+    found, seen = jax.jit(watch(loss))(params, X)
+    close(found, jax.value_and_grad(loss)(params, X))
+    names = modules_in(watch(loss).labels(params, X), seen)
+    assert [name.partition("/")[0] + "/" + name.rpartition("/")[2] for name in names] == [
+        *("Model/Dense_0", "Model/Dense_1", "Model/deep"),
+    ]
 
 
 def test_errors_are_those_of_value_and_grad():

@@ -14,6 +14,12 @@ from typing import Any
 import jax
 
 NAMING = "name"  # the primitive of jax.ad_checkpoint.checkpoint_name
+# What only moves the numbers of a parameter about: its result still goes by the parameter's name.
+MOVES = {
+    *("reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type", "rev"),
+    *("slice", "dynamic_slice", "split", "copy", "copy_p", "optimization_barrier", NAMING),
+    "sharding_constraint",
+}
 TRANSFORMATIONS = ("jvp", "vmap", "transpose", "checkpoint", "rematted_computation")
 
 

@@ -24,14 +24,7 @@ from jaxbackprop.graph.inspection.steps import (
     without_alarms,
 )
 from jaxbackprop.graph.lines import Line, innermost, stack
-from jaxbackprop.graph.names import NAMING, scope
-
-# What only moves the numbers of a parameter about: its result still goes by the parameter's name.
-MOVES = {
-    *("reshape", "transpose", "squeeze", "broadcast_in_dim", "convert_element_type", "rev"),
-    *("slice", "dynamic_slice", "split", "copy", "copy_p", "optimization_barrier", NAMING),
-    "sharding_constraint",
-}
+from jaxbackprop.graph.names import MOVES, scope
 
 
 class Path(NamedTuple):

@@ -1,5 +1,6 @@
 """What a watched value is called, and a flat dictionary of what was seen, for any logger."""
 
+import collections
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,9 @@ class Label(NamedTuple):
 
     operation: the primitive, or the name of a function with a rule of its own; "parameter" for a
     leaf of the arguments, whose scope is then its path. scope: of jax.named_scope, as flax linen
-    sets it by itself. steps: the lengths of the scans around it, outermost first.
+    sets it by itself. steps: the lengths of the scans around it, outermost first. parameter: the
+    path of the first one that the operation reads, "model.layers[0].weight", or "": it is what
+    tells the modules of flax nnx and equinox apart, which open no scopes.
     """
 
     operation: str
@@ -28,11 +31,13 @@ class Label(NamedTuple):
     scope: str
     shape: tuple[int, ...]
     steps: tuple[int, ...]
+    parameter: str = ""
 
     def __str__(self) -> str:
         if self.operation == "parameter":
             return self.scope
-        return "/".join(filter(None, (self.scope, f"{self.operation} {self.line or ''}".strip())))
+        place = self.scope or self.parameter
+        return "/".join(filter(None, (place, f"{self.operation} {self.line or ''}".strip())))
 
 
 class Seen(NamedTuple):
@@ -56,6 +61,7 @@ def label(site: Site) -> Label:
         scope(equations),
         site.aval.shape,
         site.steps,
+        site.parameter,
     )
 
 
@@ -105,10 +111,18 @@ def _numbers(array: np.ndarray, steps: tuple[int, ...], taken: np.ndarray) -> It
 
 
 def _unique(labels: Sequence[Label]) -> Iterator[str]:
-    """Their names; the second of the same name is #2."""
-    counts: dict[str, int] = {}
-    for name in map(str, labels):
-        counts[name] = counts.get(name, 0) + 1
+    """Their names. Where modules share a scope, as equinox's of a class do, or a scope and a line,
+    the parameter tells them apart; what is left is told as the second one, #2."""
+    modules = collections.defaultdict(set)
+    for label in labels:
+        modules[label.scope].add(label.parameter.rpartition(".")[0])
+    alike = collections.Counter(map(str, labels))
+    counts: collections.Counter[str] = collections.Counter()
+    for label in labels:
+        name = str(label)
+        if label.parameter and (alike[name] > 1 or len(modules[label.scope]) > 1):
+            name = str(label._replace(scope=""))
+        counts[name] += 1
         yield name if counts[name] == 1 else f"{name} #{counts[name]}"
 
 

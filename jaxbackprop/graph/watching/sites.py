@@ -12,6 +12,7 @@ from jax.extend.core import DropVar, Literal
 
 from jaxbackprop.graph.halves import dependence, open_jaxpr
 from jaxbackprop.graph.loop import lengths
+from jaxbackprop.graph.names import MOVES
 from jaxbackprop.graph.structure import CALLS
 from jaxbackprop.graph.walk import is_flat, is_real
 
@@ -29,7 +30,8 @@ class Site(NamedTuple):
     """One output of an equation, `place[-1]`, and the equations around it, from the outermost.
 
     steps: the lengths of the scans around it. operands: which of the equation's inputs depend on a
-    differentiated input. active: so does the output, smoothly.
+    differentiated input. active: so does the output, smoothly. parameter: the path of the first
+    one that the equation reads, or "".
     """
 
     place: tuple[Around, ...]
@@ -37,6 +39,7 @@ class Site(NamedTuple):
     steps: tuple[int, ...]
     operands: tuple[bool, ...]
     active: bool
+    parameter: str = ""
 
     @property
     def equation(self) -> Any:
@@ -61,10 +64,12 @@ def key_of(place: Sequence[Around]) -> tuple[int, ...]:
 
 
 class Flags(NamedTuple):
-    """Of each variable: does it depend on an input at all, and on a differentiated one?"""
+    """Of each variable: does it depend on an input at all, and on a differentiated one? And the
+    path of the parameter whose own numbers it has, moved at most, or ""."""
 
     given: list[bool]
     active: list[bool]
+    names: list[str]
 
 
 class Body(NamedTuple):
@@ -89,11 +94,16 @@ def sites(
     """
     given = {v for v, flag in zip(jaxpr.invars, flags.given, strict=True) if flag} | constants
     active = {v for v, flag in zip(jaxpr.invars, flags.active, strict=True) if flag}
+    names = dict(zip(jaxpr.invars, flags.names, strict=True))
     for equation in jaxpr.eqns:
         found = Flags(
             [not isinstance(v, Literal) and v in given for v in equation.invars],
             [not isinstance(v, Literal) and v in active for v in equation.invars],
+            ["" if isinstance(v, Literal) else names.get(v, "") for v in equation.invars],
         )
+        parameter = next(filter(None, found.names), "")
+        if equation.primitive.name in MOVES:
+            names.update(dict.fromkeys(equation.outvars, found.names[0]))
         smooth = any(found.active) and not is_flat(equation)
         for i, body in enumerate(bodies(equation, found)):
             inner = (*place, Around(equation, i))
@@ -113,7 +123,7 @@ def sites(
                 if smooth:
                     active.add(v)
                 if not (is_call or isinstance(v, DropVar)) and v.aval.size:
-                    yield Site(here, k, steps, tuple(found.active), smooth)
+                    yield Site(here, k, steps, tuple(found.active), smooth, parameter)
 
 
 def bodies(equation: Any, flags: Flags) -> list[Body]:
@@ -132,17 +142,21 @@ def called(params: dict) -> Any:
 
 
 def _cond(params: dict, flags: Flags) -> list[Body]:
-    inner = Flags(flags.given[1:], flags.active[1:])
+    inner = Flags(flags.given[1:], flags.active[1:], flags.names[1:])
     return [Body(branch, inner) for branch in params["branches"]]
 
 
 def _scan(params: dict, flags: Flags) -> list[Body]:
     jaxpr, _ = open_jaxpr(params["jaxpr"])
     n_consts, n_carry = lengths(params)
-    given, active = (dependence(jaxpr, own, n_consts, n_carry)[0] for own in flags)
+    given, active = (
+        dependence(jaxpr, own, n_consts, n_carry)[0] for own in (flags.given, flags.active)
+    )
     # Integers have no gradient, but they can be given.
     given = [a or b for a, b in zip(given, flags.given, strict=True)]
-    return [Body(params["jaxpr"], Flags(given, active), (params["length"],))]
+    carried = range(n_consts, n_consts + n_carry)  # is another array after a step
+    names = ["" if i in carried else name for i, name in enumerate(flags.names)]
+    return [Body(params["jaxpr"], Flags(given, active, names), (params["length"],))]
 
 
 ENTERED: dict[str, Callable[[dict, Flags], list[Body]]] = {

@@ -82,6 +82,7 @@ def trace(
     known = frozenset(v for v, own in zip(graph.jaxpr.constvars, counted, strict=True) if own)
     named = of_arguments(f, args)
     names = [_label(named, path) for (path, _), own in zip(paths, is_input, strict=True) if own]
+    paths_ = [name if w else "" for w, name in zip(wanted, names, strict=True)]
     labels = tuple(
         Label("parameter", None, name, jnp.shape(leaf), ())
         for w, name, leaf in zip(wanted, names, leaves, strict=True)
@@ -101,7 +102,7 @@ def trace(
         names,
         [i for i, w in enumerate(wanted) if w],
         labels,
-        tuple(sites(graph.jaxpr, Flags([True] * len(leaves), wanted), known)),
+        tuple(sites(graph.jaxpr, Flags([True] * len(leaves), wanted, paths_), known)),
         jax.tree.structure(shape),
         gradients,
     )
