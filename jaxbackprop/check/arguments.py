@@ -42,7 +42,7 @@ class Moving(NamedTuple):
 
     def copies(self, leaves: Sequence | None = None) -> tuple:
         """f's arguments, copied: f may donate or change them."""
-        return jax.tree.map(_copied, self.rebuild(self.leaves if leaves is None else leaves))
+        return jax.tree.map(copied, self.rebuild(self.leaves if leaves is None else leaves))
 
     @property
     def size(self) -> int:
@@ -154,7 +154,7 @@ def _array(leaf: Any) -> Any:
     return np.asarray(leaf, np.float64) if isinstance(leaf, list | tuple) else leaf
 
 
-def _copied(leaf: Any) -> Any:
+def copied(leaf: Any) -> Any:
     """A copy of an array, which f may donate or write to."""
     if isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         return jnp.array(leaf, copy=True)

@@ -36,10 +36,10 @@ def noise(flat: Flat) -> float:
     """
     if not flat.x.size:
         return 0.0
-    generator = np.random.default_rng(0)
-    direction = generator.choice([-1.0, 1.0], flat.x.size) / np.sqrt(flat.x.size)
+    draw = np.random.default_rng(0)
+    u = draw.choice([-1.0, 1.0], flat.x.size) * draw.uniform(0.5, 1.5, flat.x.size)
     t = 1e-5 * (20 * np.arange(1, 13)[:, None] + np.arange(4))
-    f = np.concatenate([flat.values(flat.rounded(flat.x + row[:, None] * direction)) for row in t])
+    f, _ = flat.along(flat.x, u[None] / np.linalg.norm(u), t.reshape(1, -1))
     scatter = np.abs(np.diff(f.reshape(t.shape), 3)) / np.sqrt(20)
     return max(2 * eps(flat.dtype) * abs(flat.cost), 3 * float(np.median(scatter)))
 
@@ -53,7 +53,7 @@ def slopes(
     """
     first = max(scatter / max(abs(flat.cost), 1e-300), 1e-11) ** (1 / 5)
     h = 2.0 ** np.round(np.log2(min(first, 1)))
-    best = _round(flat, rows, np.arange(count), h, scatter)
+    best = _round(flat, rows, np.arange(count), h, scatter, first=True)
     for _ in range(ROUNDS - 1):
         h /= 64
         finite = best.value[np.isfinite(best.value)]
@@ -62,36 +62,38 @@ def slopes(
         todo = np.flatnonzero(~(best.error <= max(goal * size, reachable)))
         if not todo.size:
             break
-        new = _round(flat, rows, todo, h, scatter)
+        new = _round(flat, rows, todo, h, scatter, first=False)
         better = ~(best.error[todo] <= new.error)
         for old, found in zip(best, new, strict=True):
             old[todo[better]] = found[better]
     return best
 
 
-def _round(flat: Flat, rows: Callable, which: np.ndarray, h: float, scatter: float) -> Slopes:
+def _round(
+    flat: Flat, rows: Callable, which: np.ndarray, h: float, scatter: float, first: bool
+) -> Slopes:
     some = max(1, min(AT_ONCE, NUMBERS // max(1, flat.x.size)))
     parts = [
-        _three_steps(flat, rows(which[k : k + some]), h, scatter)
+        _three_steps(flat, rows(which[k : k + some]), h, scatter, first)
         for k in range(0, len(which), some)
     ]
     return Slopes(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _three_steps(flat: Flat, u: np.ndarray, h: float, scatter: float) -> Slopes:
+def _three_steps(flat: Flat, u: np.ndarray, h: float, scatter: float, first: bool) -> Slopes:
     """u: (c, n). Steps grow with the coordinate that moves, in powers of two."""
     size = np.max(np.abs(flat.x) * (np.abs(u) > 0.5), axis=1, initial=1.0)
     scale = 2.0 ** np.floor(np.log2(size))
-    t = h * scale[:, None, None] * STEPS[:, None] * np.array([1.0, -1.0])  # (c, 3, 2)
-    points = flat.rounded(flat.x + t[..., None] * u[:, None, None, :])
-    t = np.einsum("csdn,cn->csd", points - flat.x, u)  # as rounded
-    f = flat.values(points.reshape(-1, flat.x.size)).reshape(t.shape)
+    steps = h * scale[:, None, None] * STEPS[:, None] * np.array([1.0, -1.0])  # (c, 3, 2)
+    both = flat.along(flat.x, u, steps.reshape(len(u), -1))
+    f, t = (v.reshape(steps.shape) for v in both)
     with np.errstate(all="ignore"):
         above, below = ((f[..., k] - flat.cost) / t[..., k] for k in (0, 1))
         D = (f[..., 0] - f[..., 1]) / (t[..., 0] - t[..., 1])
         value, error = _extrapolated(D)
         jump, jump_error = _without_curvature(above - below)
-        rounding = np.where((f == flat.cost).all(axis=(1, 2)), 0, 2 * scatter / t[:, -1, 0])
+        still = first & (f == flat.cost).all(axis=(1, 2))  # later, steps may be too small for f
+        rounding = np.where(still, 0, 2 * scatter / t[:, -1, 0])
     error = np.where(np.isfinite(value), error + rounding, np.inf)
     return Slopes(value, error, jump, jump_error + 4 * rounding, rounding)
 
@@ -147,9 +149,8 @@ def taylor_rate(
     at every step (f is linear along u) or bent by kinks on the way.
     """
     t = 2.0 ** -np.arange(3, 25.0)
-    points = flat.rounded(flat.x + t[:, None] * direction)
-    t = (points - flat.x) @ direction
-    remainder = np.abs(flat.values(points) - flat.cost - t * slope)
+    f, t = (v[0] for v in flat.along(flat.x, direction[None], t[None]))
+    remainder = np.abs(f - flat.cost - t * slope)
     lost = np.flatnonzero(~(remainder > 50 * scatter + t * doubt))
     log_t, log_r = np.log2(np.stack([np.abs(t), remainder]) + 1e-300)
     local = np.diff(log_r) / np.minimum(np.diff(log_t), -1e-300)
@@ -170,13 +171,21 @@ def unit_vectors(offset: int, n: int, entries: np.ndarray) -> Callable[[np.ndarr
     return rows
 
 
-def signs(matrix: np.ndarray, offset: int, n: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Rows of ±1 for one leaf, as unit directions among n."""
+def weights(draw: np.random.Generator, count: int, size: int) -> np.ndarray:
+    """Rows of whole numbers about normally distributed: no two places are likely to cancel."""
+    return np.clip(np.rint(32 * draw.standard_normal((count, size), np.float32)), -127, 127).astype(
+        np.int8
+    )
+
+
+def weighted(
+    matrix: np.ndarray, sizes: np.ndarray, offset: int, n: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The rows of a leaf, of these sizes, as unit directions among n."""
 
     def rows(ks: np.ndarray) -> np.ndarray:
         u = np.zeros((len(ks), n))
-        size = matrix.shape[1]
-        u[:, offset : offset + size] = matrix[ks] / np.sqrt(size)
+        u[:, offset : offset + matrix.shape[1]] = matrix[ks] / sizes[ks, None]
         return u
 
     return rows

@@ -1,6 +1,7 @@
 """Any scalar function of pytrees as a function of one flat vector, in float64 where it can be."""
 
 import contextlib
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -12,26 +13,28 @@ import numpy as np
 
 from jaxbackprop.check.arguments import Moving
 from jaxbackprop.check.leaves import FLOATING, dtype_name, eps, host
-from jaxbackprop.check.widened import coarsest, evaluate_wide, stops, wide
+from jaxbackprop.check.suspicions import made_of
+from jaxbackprop.check.traced import Traced, along_lines, is_settled, own_value, traced
+from jaxbackprop.check.widened import coarsest, stops
 
-BLOCK, LARGE = 48, 100_000  # points a call, fewer where each has many numbers
-QUICK = {
-    "xla_backend_optimization_level": 0
-}  # a small function takes longer to compile than to run
 CALLS, SECONDS = 8, 0.5  # f is called again so often, or so long, to see that it does not change
+CALLBACKS = {"pure_callback", "io_callback"}  # Python's functions, which may draw
+
+Along = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Flat(NamedTuple):
-    """f of n numbers. `values` maps points (r, n) to (r,), `rounded` points to those f can see."""
+    """f of n numbers. `along(x, u, t)`: f at x + t u for each line u (c, n) and its steps t (c, s),
+    and t as the numbers of x allow it."""
 
     x: np.ndarray
     cost: float
     dtype: str  # that f computes in, as far as its result tells
     notes: tuple[str, ...]  # how f was evaluated, where it is not what one expects
-    values: Callable[[np.ndarray], np.ndarray]
-    rounded: Callable[[np.ndarray], np.ndarray]
+    along: Along
     graph: Any = None  # f's own, where jax can trace it
     inside: float = 0.0  # eps of the coarsest numbers in the graph
+    shaken: Callable[[], Along] | None = None  # as if every result had been rounded otherwise
 
 
 class Refused(ValueError):
@@ -48,33 +51,39 @@ def flatten(f: Callable[..., Any], moving: Moving) -> Flat:
     Raises ValueError where f is not scalar, not real, not finite at the arguments or gives another
     value when it is called again.
     """
-    graph = _traced(f, moving)
-    if graph is None:
+    found = traced(f, moving)
+    if found is None:
         return _opaque(f, moving)
-    own, _ = _again(lambda: f(*moving.copies()))
-    return _of_graph(graph, moving, own)
+    _scalar(found.shape)
+    return _of_graph(found.graph, moving, _own(found, f, moving))
 
 
-def _traced(f: Callable, moving: Moving) -> Any:
-    """f's graph as a function of the moving leaves, or None where jax cannot trace it."""
-    if any(hasattr(leaf, "detach") for leaf in moving.leaves):
-        return None
-    try:
-        return jax.make_jaxpr(lambda *leaves: f(*moving.rebuild(leaves)))(*moving.leaves)
-    except Exception:  # NumPy's functions, float(), an `if`: f then sees arrays, one at a time
-        return None
+def _own(found: Traced, f: Callable, moving: Moving) -> float:
+    """The value in f's own precision, the same each time."""
+    if made_of(found.graph) & CALLBACKS or not is_settled(found, f, moving):
+        return _again(lambda: f(*moving.copies()))[0]
+    return _finite(own_value(found.graph, moving))
+
+
+def _scalar(value: Any) -> None:
+    """Raises ValueError where the value is no real number."""
+    if shape_of(value) != ():
+        raise Refused(f"f returns an array of shape {shape_of(value)}, expected a scalar")
+    if dtype_name(value) not in FLOATING:
+        raise Refused(f"f returns {dtype_name(value)}, expected real floating point")
+
+
+def _finite(cost: float) -> float:
+    if not np.isfinite(cost):
+        raise Refused(f"f is {cost} at the arguments: there is no gradient to check")
+    return cost
 
 
 def _again(call: Callable[[], Any]) -> tuple[float, str]:
     """The value and its dtype: checked, and the same in every call."""
     first = call()
-    if shape_of(first) != ():
-        raise Refused(f"f returns an array of shape {shape_of(first)}, expected a scalar")
-    if dtype_name(first) not in FLOATING:
-        raise Refused(f"f returns {dtype_name(first)}, expected real floating point")
-    cost = float(host(first))
-    if not np.isfinite(cost):
-        raise Refused(f"f is {cost} at the arguments: there is no gradient to check")
+    _scalar(first)
+    cost = _finite(float(host(first)))
     start = time.perf_counter()
     for k in range(CALLS):
         if k and time.perf_counter() - start > SECONDS:
@@ -92,58 +101,32 @@ def _again(call: Callable[[], Any]) -> tuple[float, str]:
 
 
 def _of_graph(graph: Any, moving: Moving, own: float) -> Flat:
-    x = moving.flat()
-    values = _of_rows(_wide_function(graph, moving, decided=False), moving)
-    cost = float(values(x[None])[0])
+    x, kind = moving.flat(), str(graph.out_avals[0].dtype)
+    decided, along = False, along_lines(graph, moving, decided=False)
+    cost = value_at(along, x)
     notes = ["what f stops (stop_gradient) is held"] if stops(graph) else []
-    if not same(cost, own, str(graph.out_avals[0].dtype)):
-        held = _of_rows(_wide_function(graph, moving, decided=True), moving)
-        again = float(held(x[None])[0])
+    if not same(cost, own, kind):
+        held = along_lines(graph, moving, decided=True)
+        again = value_at(held, x)
         if abs(again - own) < abs(cost - own) / 2:  # a decision, not rounding
-            values, cost = held, again
+            decided, along, cost = True, held, again
             notes.append("what f decides (comparisons, integer casts, steps) is held as it is in "
-                f"{graph.out_avals[0].dtype}: float64 decides otherwise")  # fmt: skip
+                f"{kind}: float64 decides otherwise")  # fmt: skip
     inside = coarsest(graph)
-    own_eps = max(eps(str(graph.out_avals[0].dtype)), *(eps(dtype_name(v)) for v in moving.leaves))
-    if inside > own_eps:
+    if inside > max(eps(kind), *(eps(dtype_name(v)) for v in moving.leaves)):
         notes.append(f"f computes with numbers of eps {inside:.2g} inside: it is held to these")
-    rounded = lambda points: points  # noqa: E731
-    return Flat(x, cost, "float64", tuple(notes), values, rounded, graph, inside)
+    shaken = functools.cache(lambda: along_lines(graph, moving, decided, shaken=True))
+    return Flat(x, cost, "float64", tuple(notes), along, graph, inside, shaken)
+
+
+def value_at(along: Along, x: np.ndarray) -> float:
+    """f(x)."""
+    return float(along(x, np.zeros((1, x.size)), np.zeros((1, 1)))[0][0, 0])
 
 
 def same(cost: float, own: float, dtype: str) -> bool:
     """Two values of one function, in two precisions."""
     return abs(cost - own) <= 2000 * eps(dtype) * max(abs(cost), abs(own))
-
-
-def _wide_function(graph: Any, moving: Moving, decided: bool) -> Callable[[Any], Any]:
-    leaves = [jnp.asarray(leaf) for leaf in moving.leaves]
-
-    def at(row: Any) -> Any:
-        parts, start = [], 0
-        for leaf in leaves:
-            end = start + leaf.size
-            parts.append(row[start:end].reshape(leaf.shape))
-            start = end
-        return wide(evaluate_wide(graph, parts, leaves, decided)[0])
-
-    return at
-
-
-def _of_rows(at: Callable, moving: Moving) -> Callable[[np.ndarray], np.ndarray]:
-    """f at each row of an array, compiled."""
-    block = BLOCK if moving.size < LARGE else 6
-    options = QUICK if moving.size < LARGE else None
-    compiled = jax.jit(lambda rows: jax.lax.map(at, rows), compiler_options=options)
-
-    def values(points: np.ndarray) -> np.ndarray:
-        with jax.enable_x64(True):
-            rows = -len(points) % block
-            padded = np.concatenate([points, np.repeat(points[-1:], rows, 0)])
-            parts = [compiled(padded[k : k + block]) for k in range(0, len(padded), block)]
-            return np.concatenate([np.asarray(part, np.float64) for part in parts])[: len(points)]
-
-    return values
 
 
 # --- any other function ---
@@ -168,11 +151,18 @@ def _opaque(f: Callable, moving: Moving) -> Flat:
 
 
 def _one_by_one(f: Callable, moving: Moving, cost: float, dtype: str, wide: bool) -> Flat:
-    def values(points: np.ndarray) -> np.ndarray:
-        with precision(wide):
-            return np.array([float(host(f(*moving.rebuild(moving.split(row))))) for row in points])
+    rounded = _rounded(moving.leaves)
 
-    return Flat(moving.flat(), cost, dtype, (), values, _rounded(moving.leaves))
+    def along(x: np.ndarray, u: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, taken = np.empty(t.shape), np.empty(t.shape)
+        with precision(wide):
+            for c, s in np.ndindex(*t.shape):
+                point = rounded(x + t[c, s] * u[c])
+                values[c, s] = float(host(f(*moving.rebuild(moving.split(point)))))
+                taken[c, s] = (point - x) @ u[c]
+        return values, taken
+
+    return Flat(moving.flat(), cost, dtype, (), along)
 
 
 def precision(wide: bool) -> contextlib.AbstractContextManager:
@@ -185,14 +175,14 @@ def shape_of(leaf: Any) -> tuple[int, ...]:
 
 
 def _rounded(leaves: list) -> Callable[[np.ndarray], np.ndarray]:
-    """Points as the leaves' dtypes hold them."""
+    """A point as the leaves' dtypes hold it."""
     dtypes = [dtype_name(leaf) if hasattr(leaf, "dtype") else "float64" for leaf in leaves]
     if all(dtype == "float64" for dtype in dtypes):
-        return lambda points: points
+        return lambda point: point
     ends = np.cumsum([math.prod(shape_of(leaf)) for leaf in leaves])[:-1]
 
-    def rounded(points: np.ndarray) -> np.ndarray:
-        parts = zip(np.split(points, ends, axis=-1), dtypes, strict=True)
-        return np.concatenate([part.astype(jnp.dtype(d)).astype(float) for part, d in parts], -1)
+    def rounded(point: np.ndarray) -> np.ndarray:
+        parts = zip(np.split(point, ends), dtypes, strict=True)
+        return np.concatenate([part.astype(jnp.dtype(d)).astype(float) for part, d in parts])
 
     return rounded

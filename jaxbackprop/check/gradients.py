@@ -9,13 +9,14 @@ import numpy as np
 
 from jaxbackprop import graph
 from jaxbackprop.check import differences
-from jaxbackprop.check.arguments import Moving, matched, moving
+from jaxbackprop.check.arguments import Moving, copied, matched, moving
 from jaxbackprop.check.compare import Comparison
-from jaxbackprop.check.function import Flat, flatten
+from jaxbackprop.check.function import Flat, flatten, value_at
 from jaxbackprop.check.leaf import Leaf
 from jaxbackprop.check.leaves import Named, eps, named
 from jaxbackprop.check.progress import progress
 from jaxbackprop.check.suspicions import broadcast_warnings, made_of, reads
+from jaxbackprop.check.traced import UNTRACEABLE, transformed
 
 EVERY = 2000  # up to so many numbers in all, every one is moved
 DIRECTIONS, LEAST = 32, 4  # random ones, for each leaf of a larger argument
@@ -23,6 +24,7 @@ ALL_DIRECTIONS = 320  # together, where there are many leaves
 SHOWN = 4  # of many alike
 SPECTRAL = {"eigh", "eig", "svd", "schur"}
 CALLED = "gradient: the function was called on f"
+BEGINNING = ("the function", "the gradient")
 NAMES = ("differences", "gradient")
 TOLERANCE = "‖Δ‖ ≤ max(40 eps, eps^⅔) ‖differences‖ + 3 × their error in each leaf"
 
@@ -53,20 +55,16 @@ def check_gradients(
     or dtypes do not fit the argument's.
     """
     moves = moving(args, argnums)
-    flat = flatten(f, moves)
-    values, given = _candidate(f, args, moves, gradient, argnums)
-    fewer, found = matched(moves, values, given) if gradient is not None else (moves, values)
-    if len(fewer.leaves) < len(moves.leaves):
-        moves, flat = fewer, flatten(f, fewer)
-    scatter = differences.noise(flat)
-    probes = _probes(flat, found, scatter)
-    idle = _idle(flat, moves, probes)
-    leaves = [_leaf(probe, whole_size(probes), k in idle) for k, probe in enumerate(probes)]
-    reach = _reach(flat)
-    for k, leaf in enumerate(leaves):
-        near = max(0.03 * float(np.linalg.norm(leaf.expected)), 1e3 * eps(leaf.dtype) * reach)
-        if leaf.bound < leaf.distance < near:
-            leaves[k] = _conditioned(leaf, probes[k], flat, scatter)
+    with progress([*BEGINNING, *moves.names]) as done:
+        flat = flatten(f, moves)
+        done()
+        fewer, found = _candidate(f, moves, flat.graph is not None, gradient)
+        done()
+        if len(fewer.leaves) < len(moves.leaves):
+            moves, flat = fewer, flatten(f, fewer)
+        scatter = differences.noise(flat)
+        probes = _probes(flat, found, scatter, done)
+    leaves = _leaves(flat, moves, probes, scatter)
     notes = (_differences(flat, leaves, scatter), _taylor(flat, probes, leaves, scatter))
     said = (CALLED,) if _is_transform(gradient) else ()
     wrong = any(not leaf.ok for leaf in leaves)
@@ -75,21 +73,27 @@ def check_gradients(
 
 
 def _candidate(
-    f: Callable, args: tuple, moves: Moving, gradient: Any, argnums: int | tuple[int, ...]
-) -> tuple[Any, bool]:
-    """The gradient to check as values, and whether their precision was the caller's choice."""
-    if _is_transform(gradient):
-        return gradient(f, argnums)(*moves.copies()), False
-    if callable(gradient) and jax.tree_util.treedef_is_leaf(jax.tree.structure(gradient)):
-        return gradient(*moves.copies()), False
-    if gradient is not None:
-        return gradient, True
+    f: Callable, moves: Moving, traceable: bool, gradient: Any
+) -> tuple[Moving, list[Named]]:
+    """The gradient to check, and the leaves that it is by."""
+    if gradient is None or _is_transform(gradient):
+        return moves, _transformed(gradient or jax.grad, f, moves, traceable)
+    is_function = callable(gradient) and jax.tree_util.treedef_is_leaf(jax.tree.structure(gradient))
+    values = gradient(*moves.copies()) if is_function else gradient
+    return matched(moves, values, given=not is_function)
+
+
+def _transformed(transform: Callable, f: Callable, moves: Moving, traceable: bool) -> list[Named]:
+    of = lambda leaves: f(*moves.rebuild(leaves))  # noqa: E731
     try:
-        found = jax.grad(lambda leaves: f(*moves.rebuild(leaves)))(moves.leaves)
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+        if traceable:
+            found = transformed(transform, of, moves.leaves)
+        else:
+            found = transform(of)(list(map(copied, moves.leaves)))
+    except UNTRACEABLE as error:
         raise ValueError("jax cannot trace f: `gradient` has to be given") from error
     pairs = zip(moves.names, found, strict=True)
-    return [named(name, leaf, "the gradient") for name, leaf in pairs], False
+    return [named(name, leaf, "the gradient") for name, leaf in pairs]
 
 
 def _is_transform(gradient: Any) -> bool:
@@ -113,23 +117,24 @@ class Probe(NamedTuple):
         return self.entries is not None and len(self.entries) == self.leaf.values.size
 
 
-def _probes(flat: Flat, leaves: list[Named], scatter: float) -> list[Probe]:
+def _probes(
+    flat: Flat, leaves: list[Named], scatter: float, done: Callable[[], None]
+) -> list[Probe]:
     generator, probes, offset, n = np.random.default_rng(1), [], 0, flat.x.size
     count = int(np.clip(ALL_DIRECTIONS // max(1, len(leaves)), LEAST, DIRECTIONS))
-    with progress([leaf.name for leaf in leaves]) as done:
-        for leaf in leaves:
-            size = leaf.values.size
-            if n <= EVERY or size <= count:
-                probe = _moved(flat, leaf, offset, np.arange(size), scatter)
-            else:
-                matrix = generator.choice(np.array([-1, 1], np.int8), (count, size))
-                probe = _random(flat, leaf, offset, matrix, scatter)
-                if _at_kinks(probe).mean() > 0.5:  # along a direction many kinks mix
-                    entries = np.sort(generator.choice(size, count, replace=False))
-                    probe = _moved(flat, leaf, offset, entries, scatter)
-            probes.append(probe)
-            offset += size
-            done()
+    for leaf in leaves:
+        size = leaf.values.size
+        if n <= EVERY or size <= count:
+            probe = _moved(flat, leaf, offset, np.arange(size), scatter)
+        else:
+            matrix = differences.weights(generator, count, size)
+            probe = _random(flat, leaf, offset, matrix, scatter)
+            if _at_kinks(probe).mean() > 0.5:  # along a direction many kinks mix
+                entries = np.sort(generator.choice(size, count, replace=False))
+                probe = _moved(flat, leaf, offset, entries, scatter)
+        probes.append(probe)
+        offset += size
+        done()
     return probes
 
 
@@ -143,10 +148,12 @@ def _moved(flat: Flat, leaf: Named, offset: int, entries: np.ndarray, scatter: f
 
 
 def _random(flat: Flat, leaf: Named, offset: int, matrix: np.ndarray, scatter: float) -> Probe:
-    rows = differences.signs(matrix, offset, flat.x.size)
+    """Along a few directions of the whole leaf."""
+    sizes = np.linalg.norm(matrix.astype(np.float64), axis=1)
+    rows = differences.weighted(matrix, sizes, offset, flat.x.size)
     tolerance = _tolerance(flat, leaf)
     found = differences.slopes(flat, rows, len(matrix), scatter, tolerance / 20)
-    along = lambda values: matrix @ np.ravel(values) / matrix.shape[1] ** 0.5  # noqa: E731
+    along = lambda values: matrix @ np.ravel(values) / sizes  # noqa: E731
     return Probe(leaf, offset, rows, along, None, tolerance, found)
 
 
@@ -184,6 +191,17 @@ def whole_size(probes: list[Probe]) -> float:
         if probe.slopes.value.size
     ]
     return float(np.sqrt(np.nansum(squares)))
+
+
+def _leaves(flat: Flat, moves: Moving, probes: list[Probe], scatter: float) -> list[Leaf]:
+    """What the probes say, with room for rounding where it may be what is wrong."""
+    idle, whole, reach = _idle(flat, moves, probes), whole_size(probes), _reach(flat)
+    leaves = [_leaf(probe, whole, k in idle) for k, probe in enumerate(probes)]
+    for k, leaf in enumerate(leaves):
+        rounding = 1e3 * eps(leaf.dtype) * max(reach, whole)
+        if leaf.bound < leaf.distance < max(0.03 * np.linalg.norm(leaf.expected), rounding):
+            leaves[k] = _conditioned(leaf, probes[k], flat, scatter)
+    return leaves
 
 
 def _leaf(probe: Probe, whole: float, idle: bool) -> Leaf:
@@ -232,7 +250,7 @@ def _places(probe: Probe, kept: np.ndarray) -> Callable[[int], str]:
 def _reach(flat: Flat) -> float:
     """How much the gradient changes over a distance of ‖x‖, by f″ along one direction."""
     u = np.random.default_rng(4).choice([-1.0, 1.0], flat.x.size) / np.sqrt(max(1, flat.x.size))
-    above, below = flat.values(flat.rounded(flat.x + 0.01 * np.stack([u, -u])))
+    (above, below), _ = (v[0] for v in flat.along(flat.x, u[None], np.array([[0.01, -0.01]])))
     curvature = abs(above + below - 2 * flat.cost) / 1e-4
     size = float(np.linalg.norm(flat.x))
     return curvature * size if np.isfinite(curvature) else 0.0
@@ -241,12 +259,13 @@ def _reach(flat: Flat) -> float:
 def _conditioned(leaf: Leaf, probe: Probe, flat: Flat, scatter: float) -> Leaf:
     """The leaf with room for rounding that no formula avoids.
 
-    An error no larger than what the gradient changes by where the arguments move in their last
-    place is rounding: of a sum that cancels, say.
+    An error no larger than what the gradient changes by where the arguments, and all results on the
+    way, are off in their last place is rounding: of a sum that cancels, say.
     """
     signs = np.random.default_rng(2).choice([-1.0, 1.0], flat.x.size)
-    moved = flat.rounded(flat.x * (1 + eps(leaf.dtype) * signs))
-    nearby = flat._replace(x=moved, cost=float(flat.values(moved[None])[0]))
+    moved = flat.x * (1 + eps(leaf.dtype) * signs)
+    along = flat.shaken() if flat.shaken else flat.along
+    nearby = flat._replace(x=moved, cost=value_at(along, moved), along=along)
     count = len(probe.slopes.value)
     there = differences.slopes(nearby, probe.rows, count, scatter, probe.tolerance / 20)
     settled = ~(

@@ -14,6 +14,7 @@ from jaxbackprop.check.compare import Comparison, compare
 from jaxbackprop.check.gradients import check_gradients
 from jaxbackprop.check.report import wrapped
 from jaxbackprop.check.rules import Use, doubt, scalar
+from jaxbackprop.check.traced import transformed
 from jaxbackprop.check.visiting import Given, Place, has_rule, visit_graph
 from jaxbackprop.check.widened import graphs_in
 from jaxbackprop.graph.lines import where
@@ -83,7 +84,7 @@ def walk(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
         found, refused = {}, []
         for name, transform in TRANSFORMS.items():
             try:
-                gradient = transform(of)(moves.leaves)
+                gradient = transformed(transform, of, moves.leaves)
                 found[name] = dict(zip(moves.names, gradient, strict=True))
             except NotImplementedError as error:
                 refused.append(f"{name} refuses: {error}")

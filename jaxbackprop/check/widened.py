@@ -3,10 +3,12 @@
 Asking f for a float64 copy asks for another function wherever f draws random numbers or decides by
 thresholds: jax draws other numbers in float64, and a comparison of rounded numbers may turn. So the
 graph that f has on its own arguments is walked with float64 numbers in it. Random bits are integers
-and stay what they are. what the graph decides in its own precision, at the arguments themselves.
+and stay what they are. What the graph stops, and where asked what it decides, is held as it is in
+its own precision at the arguments themselves.
 """
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,15 +41,23 @@ class Held(NamedTuple):
 
     stopped: bool
     decided: bool
+    shaken: Iterator[int] | None  # a number for each operation: its results are rounded otherwise
+
+    @property
+    def anything(self) -> bool:
+        return self.stopped or self.decided
 
 
-def evaluate_wide(closed: ClosedJaxpr, args: Sequence, at: Sequence, decided: bool) -> list:
+def evaluate_wide(
+    closed: ClosedJaxpr, args: Sequence, at: Sequence, decided: bool, shaken: bool = False
+) -> list:
     """The outputs of the graph at float64 args; what is held is held at `at`, the own arguments.
 
+    `shaken`: every result is off by an eps of its own type, up or down, as if it had been rounded.
     To be traced or run with float64 enabled.
     """
-    held = Held(stops(closed), decided)
-    lows = at if any(held) else [None] * len(args)
+    held = Held(stops(closed), decided, itertools.count() if shaken else None)
+    lows = at if held.anything else [None] * len(args)
     pairs = [Pair(*both) for both in zip(args, lows, strict=True)]
     return [pair.high for pair in _run(closed, pairs, held)]
 
@@ -97,7 +107,7 @@ def _run(inner: Any, args: Sequence[Pair], held: Held) -> list[Pair]:
     jaxpr, consts = open_jaxpr(inner)
 
     def fixed(x):
-        return Pair(wide(x), x if any(held) else None)
+        return Pair(wide(x), x if held.anything else None)
 
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*map(fixed, consts), *args), strict=True))
 
@@ -117,7 +127,7 @@ def _operation(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
     name, params = equation.primitive.name, equation.params
     if name in SILENT:
         return []
-    lows = _bind(equation, [pair.low for pair in inputs], params) if any(held) else None
+    lows = _bind(equation, [pair.low for pair in inputs], params) if held.anything else None
     highs = [pair.high for pair in inputs]
     if lows is not None and (
         (held.stopped and name == "stop_gradient") or (held.decided and _decides(equation))
@@ -128,8 +138,11 @@ def _operation(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
     elif name in OWN or not any(map(_inexact, highs)) or graphs_in(equation):
         found = _in_its_own_precision(equation, highs)
     else:
-        found = _bind(equation, highs, {k: _widened_param(v) for k, v in params.items()})
+        found = _bind(equation, highs, {k: _widened_param(k, v) for k, v in params.items()})
         found = [wide(x) for x in found]  # where the operation decides its type itself
+    if held.shaken is not None:
+        pairs = zip(found, equation.outvars, strict=True)
+        found = [_shaken(x, v.aval, next(held.shaken)) for x, v in pairs]
     return [Pair(*both) for both in zip(found, lows or [None] * len(found), strict=True)]
 
 
@@ -164,8 +177,20 @@ def _inexact(x: Any) -> bool:
     return jnp.issubdtype(getattr(x, "dtype", np.int32), jnp.inexact)
 
 
-def _widened_param(value: Any) -> Any:
-    """A parameter that is a floating dtype, as float64."""
+def _shaken(x: Any, own: Any, salt: int) -> Any:
+    """Each number off by eps of its own type, up or down."""
+    if not _inexact(own):
+        return x
+    bits = lax.iota(jnp.uint32, max(1, x.size)) * np.uint32(2654435761) + np.uint32(977 * salt)
+    bits = (bits ^ (bits >> 15)) * np.uint32(2246822519)
+    signs = jnp.where((bits >> 16) & 1, 1.0, -1.0)[: x.size].reshape(x.shape)
+    return x * (1 + float(jnp.finfo(own.dtype).eps) * signs)
+
+
+def _widened_param(name: str, value: Any) -> Any:
+    """A parameter that is a floating dtype, as float64; none that asks for less precision."""
+    if name in ("precision", "accuracy"):
+        return None
     is_type = isinstance(value, np.dtype | type) and not isinstance(value, bool)
     if is_type and jnp.issubdtype(value, jnp.inexact):
         return np.dtype(wide_type(value))
