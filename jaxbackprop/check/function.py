@@ -13,12 +13,15 @@ import numpy as np
 
 from jaxbackprop.check.arguments import Moving
 from jaxbackprop.check.leaves import FLOATING, dtype_name, eps, host
-from jaxbackprop.check.suspicions import made_of
 from jaxbackprop.check.traced import Traced, along_lines, is_settled, own_value, traced
-from jaxbackprop.check.widened import coarsest, stops
+from jaxbackprop.check.widened import coarsest, made_of
 
 CALLS, SECONDS = 8, 0.5  # f is called again so often, or so long, to see that it does not change
 CALLBACKS = {"pure_callback", "io_callback"}  # Python's functions, which may draw
+NOTES = {
+    "stop_gradient": "what f stops (stop_gradient) is held",
+    "random_gamma": "what f draws of a gamma distribution moves as jax says, with the distribution",
+}
 
 Along = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -104,7 +107,7 @@ def _of_graph(graph: Any, moving: Moving, own: float) -> Flat:
     x, kind = moving.flat(), str(graph.out_avals[0].dtype)
     decided, along = False, along_lines(graph, moving, decided=False)
     cost = value_at(along, x)
-    notes = ["what f stops (stop_gradient) is held"] if stops(graph) else []
+    notes = [note for name, note in NOTES.items() if name in made_of(graph)]
     if not same(cost, own, kind):
         held = along_lines(graph, moving, decided=True)
         again = value_at(held, x)

@@ -15,8 +15,9 @@ from jaxbackprop.check.function import Flat, flatten, value_at
 from jaxbackprop.check.leaf import Leaf
 from jaxbackprop.check.leaves import Named, eps, named
 from jaxbackprop.check.progress import progress
-from jaxbackprop.check.suspicions import broadcast_warnings, made_of, reads
+from jaxbackprop.check.suspicions import broadcast_warnings, reads
 from jaxbackprop.check.traced import UNTRACEABLE, transformed
+from jaxbackprop.check.widened import made_of
 
 EVERY = 2000  # up to so many numbers in all, every one is moved
 DIRECTIONS, LEAST = 32, 4  # random ones, for each leaf of a larger argument

@@ -32,14 +32,6 @@ def reads(inner: Any) -> list[bool]:
     return [v in wanted for v in jaxpr.invars]
 
 
-def made_of(inner: Any) -> set[str]:
-    """The names of all primitives in a graph."""
-    names = set()
-    for equation in open_jaxpr(inner)[0].eqns:
-        names |= {equation.primitive.name}.union(*map(made_of, graphs_in(equation)))
-    return names
-
-
 def broadcast_warnings(f: Callable, moves: Moving) -> Iterator[str]:
     """(m,) with (m, 1) makes (m, m): a column against a row, seldom what was meant."""
     told = {}

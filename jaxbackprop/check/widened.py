@@ -24,7 +24,18 @@ from jaxbackprop.graph.structure import open_jaxpr
 DECISIONS = (COMPARISONS | STEPS) - {"stop_gradient"}
 SILENT = {"debug_callback", "debug_print", "check"}  # said once, not at each of a thousand points
 OWN = {"bitcast_convert_type", "random_gamma", "pallas_call", "shard_map"}  # not to be widened
+EXACT = {
+    "reshape",
+    "transpose",
+    "broadcast_in_dim",
+    "squeeze",
+    "slice",
+    "concatenate",
+    "copy",
+    "neg",
+}
 
+HELD = {"stop_gradient", "random_gamma"}
 REFINED = 6  # times: each gains three digits at steps of 1e-3
 
 
@@ -37,7 +48,7 @@ class Pair(NamedTuple):
 
 
 class Held(NamedTuple):
-    """What is held at the arguments: what f stops, and what it decides."""
+    """What is held at the arguments: what f stops or draws by them, and what it decides."""
 
     stopped: bool
     decided: bool
@@ -56,19 +67,18 @@ def evaluate_wide(
     `shaken`: every result is off by an eps of its own type, up or down, as if it had been rounded.
     To be traced or run with float64 enabled.
     """
-    held = Held(stops(closed), decided, itertools.count() if shaken else None)
+    held = Held(bool(made_of(closed) & HELD), decided, itertools.count() if shaken else None)
     lows = at if held.anything else [None] * len(args)
     pairs = [Pair(*both) for both in zip(args, lows, strict=True)]
     return [pair.high for pair in _run(closed, pairs, held)]
 
 
-def stops(inner: Any) -> bool:
-    """Does the graph stop a gradient anywhere?"""
-    jaxpr, _ = open_jaxpr(inner)
-    return any(
-        equation.primitive.name == "stop_gradient" or any(map(stops, graphs_in(equation)))
-        for equation in jaxpr.eqns
-    )
+def made_of(inner: Any) -> set[str]:
+    """The names of all primitives in a graph."""
+    names = set()
+    for equation in open_jaxpr(inner)[0].eqns:
+        names |= {equation.primitive.name}.union(*map(made_of, graphs_in(equation)))
+    return names
 
 
 def coarsest(inner: Any) -> float:
@@ -133,6 +143,8 @@ def _operation(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
         (held.stopped and name == "stop_gradient") or (held.decided and _decides(equation))
     ):
         found = [wide(low) for low in lows]
+    elif name == "random_gamma" and lows is not None:
+        found = [_drawn(inputs[1], lows[0], params["log_space"])]
     elif name == "reduce_precision":
         found = highs
     elif name in OWN or not any(map(_inexact, highs)) or graphs_in(equation):
@@ -140,9 +152,9 @@ def _operation(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
     else:
         found = _bind(equation, highs, {k: _widened_param(k, v) for k, v in params.items()})
         found = [wide(x) for x in found]  # where the operation decides its type itself
-    if held.shaken is not None:
+    if held.shaken is not None and name not in EXACT:
         pairs = zip(found, equation.outvars, strict=True)
-        found = [_shaken(x, v.aval, next(held.shaken)) for x, v in pairs]
+        found = [_shaken(x, v.aval, next(held.shaken)) if _inexact(v.aval) else x for x, v in pairs]
     return [Pair(*both) for both in zip(found, lows or [None] * len(found), strict=True)]
 
 
@@ -177,14 +189,22 @@ def _inexact(x: Any) -> bool:
     return jnp.issubdtype(getattr(x, "dtype", np.int32), jnp.inexact)
 
 
+def _drawn(shape: Pair, drawn: Any, log_space: bool) -> Any:
+    """A gamma variate, moved with its distribution: by jax's own slope, since the numbers that a
+    key gives move otherwise (Figurnov, Mohamed, Mnih: Implicit Reparameterization Gradients, 2018).
+    """
+    sample = jnp.maximum(jnp.exp(drawn), jnp.finfo(drawn.dtype).tiny) if log_space else drawn
+    slope = wide(lax.random_gamma_grad(jnp.asarray(shape.low), sample))
+    slope = slope / wide(sample) if log_space else slope
+    return wide(drawn) + slope * (shape.high - wide(shape.low))
+
+
 def _shaken(x: Any, own: Any, salt: int) -> Any:
-    """Each number off by eps of its own type, up or down."""
-    if not _inexact(own):
-        return x
-    bits = lax.iota(jnp.uint32, max(1, x.size)) * np.uint32(2654435761) + np.uint32(977 * salt)
-    bits = (bits ^ (bits >> 15)) * np.uint32(2246822519)
-    signs = jnp.where((bits >> 16) & 1, 1.0, -1.0)[: x.size].reshape(x.shape)
-    return x * (1 + float(jnp.finfo(own.dtype).eps) * signs)
+    """Each number off by eps of its own type, up or down: the sign is a product of one an axis."""
+    draw, signs = np.random.default_rng(salt), float(jnp.finfo(own.dtype).eps)
+    for size in x.shape:
+        signs = jnp.asarray(signs)[..., None] * draw.choice([-1.0, 1.0], size)
+    return x * (1 + signs)
 
 
 def _widened_param(name: str, value: Any) -> Any:
