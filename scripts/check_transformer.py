@@ -27,11 +27,17 @@ class Options:
     """The model and its data."""
 
     width: int = 128
+    """Of each token's vector."""
     blocks: int = 5
+    """Of attention and two dense layers."""
     heads: int = 4
+    """Of each attention."""
     batch: int = 2
+    """Sequences."""
     tokens: int = 32
+    """In a sequence."""
     seed: int = 0
+    """Decides weights and data."""
 
 
 class Block(nnx.Module):

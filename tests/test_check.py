@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from programs import build
 
 import jaxbackprop
-from jaxbackprop.check import Comparison, check_gradients, compare, numerical_gradient
+from jaxbackprop.check import Comparison, check_gradients, compare, numerical_gradient, progress
 
 
 def gradients(seed=0, dtype="float32"):
@@ -494,3 +495,62 @@ def test_the_differences_agree_with_plain_central_ones(x64):
     assert isinstance(result, Comparison)
     np.testing.assert_allclose(result.leaves[0].expected, numerical_gradient(cubic)(v), rtol=1e-8)
     np.testing.assert_allclose(result.leaves[0].expected, jax.grad(cubic)(v), rtol=1e-11)
+
+
+# rounding, draws, and what is compiled
+
+
+CANCELLED = (
+    (("leaky", ("all_to_all", ("softmax", "integer_cast"))), 50003),
+    ((("fori", (("all_to_all", (("vjp_symbolic", ("standardised",)),)),)),), 50213),
+)
+
+
+@pytest.mark.parametrize(("tree", "seed"), CANCELLED)
+def test_sums_that_cancel_on_the_way_back_are_no_error(tree, seed):
+    each = build(tree, seed)
+    assert check_gradients(each.f, *each.args, argnums=(0, 1)).ok
+    x, w = jax.grad(each.f, (0, 1))(*each.args)
+    wrong = x, {**w, "v": 1.01 * w["v"]}
+    assert not check_gradients(each.f, *each.args, gradient=wrong, argnums=(0, 1)).ok
+
+
+def test_steps_below_the_precision_of_f_are_no_proof_of_flatness():
+    f = lambda x: jnp.sum(jnp.frexp(1.5 + 0.3 * jnp.sin(x))[0] * jnp.array([0.7, -1.1, 0.4]))  # noqa: E731
+    assert check_gradients(f, jnp.zeros(3)).ok
+
+
+def test_a_dot_that_asks_for_less_precision_is_taken_in_float64():
+    less = jax.lax.DotAlgorithmPreset.BF16_BF16_F32
+    M = jax.random.normal(jax.random.key(0), (3, 3), jnp.bfloat16)
+    f = lambda v: jnp.sum(jax.lax.dot(M, v, precision=less, preferred_element_type="float32") ** 2)  # noqa: E731
+    result = check_gradients(f, jnp.asarray(V, "bfloat16"))
+    assert result.ok
+    assert result.leaves[0].kinks == result.leaves[0].undecided == ()
+
+
+@pytest.mark.parametrize("draw", ["gamma", "loggamma", "dirichlet"])
+def test_a_gamma_variate_moves_with_its_distribution(draw):
+    f = lambda a: jnp.sum(getattr(jax.random, draw)(KEY, a) ** 2)  # noqa: E731
+    a = jnp.array([0.6, 1.0, 2.0])
+    result = check_gradients(f, a)
+    assert result.ok, result
+    assert "moves as jax says, with the distribution" in " ".join(str(result).split())
+    assert not check_gradients(f, a, gradient=1.01 * jax.grad(f)(a)).ok
+
+
+def test_two_places_that_are_swapped_are_caught_along_random_directions():
+    v = jnp.arange(3000.0) / 3000
+    gradient = np.cos(v)
+    gradient[[5, 2000]] = gradient[[2000, 5]]
+    assert not check_gradients(lambda v: jnp.sum(jnp.sin(v)), v, gradient=gradient).ok
+
+
+def test_a_check_inside_a_check_shows_no_second_bar(monkeypatch):
+    pytest.importorskip("rich")
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
+    with progress.progress(["outer"]) as outer, progress.progress(["inner"]) as inner:
+        inner()
+        outer()
+    with progress.progress(["again"]) as again:
+        again()

@@ -180,6 +180,16 @@ def test_a_wrong_local_gradient_of_our_walk_is_named(monkeypatch):
     assert report.parting.wrong == ("jaxbackprop.grad",)
 
 
+def test_a_bias_before_a_normalisation_parts_nothing():
+    x = jax.random.normal(jax.random.key(0), (8, 3))
+
+    def f(b):
+        y = jnp.sin(x) + b
+        return jnp.mean(jnp.sin((y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5) + 0.1))
+
+    assert check.walk(f)(jnp.ones(3)).ok
+
+
 def test_what_our_walk_refuses_is_told():
     f = lambda x: lax.while_loop(lambda c: jnp.sum(c) < 2, lambda c: c + 1, x).sum()  # noqa: E731
     with pytest.raises(ValueError, match="Reverse-mode"):
