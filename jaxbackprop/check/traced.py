@@ -136,7 +136,8 @@ def along_lines(
             np.concatenate([np.asarray(part[k], np.float64) for part in found])[: len(rows)]
             for k in (0, 1)
         )
-        return tuple(v.reshape(steps.shape)[:, : t.shape[1]] for v in (f, taken))
+        f, taken = (v.reshape(steps.shape)[:, : t.shape[1]] for v in (f, taken))
+        return f, taken
 
     return along
 

@@ -193,17 +193,18 @@ def _drawn(shape: Pair, drawn: Any, log_space: bool) -> Any:
     """A gamma variate, moved with its distribution: by jax's own slope, since the numbers that a
     key gives move otherwise (Figurnov, Mohamed, Mnih: Implicit Reparameterization Gradients, 2018).
     """
-    sample = jnp.maximum(jnp.exp(drawn), jnp.finfo(drawn.dtype).tiny) if log_space else drawn
-    slope = wide(lax.random_gamma_grad(jnp.asarray(shape.low), sample))
+    least = float(jnp.finfo(drawn.dtype).tiny)
+    sample = jnp.maximum(jnp.exp(drawn), least) if log_space else drawn
+    slope = wide(lax.random_gamma_grad(jnp.asarray(shape.low), sample))  # type: ignore[call-arg]
     slope = slope / wide(sample) if log_space else slope
     return wide(drawn) + slope * (shape.high - wide(shape.low))
 
 
 def _shaken(x: Any, own: Any, salt: int) -> Any:
     """Each number off by eps of its own type, up or down: the sign is a product of one an axis."""
-    draw, signs = np.random.default_rng(salt), float(jnp.finfo(own.dtype).eps)
+    draw, signs = np.random.default_rng(salt), jnp.asarray(float(jnp.finfo(own.dtype).eps))
     for size in x.shape:
-        signs = jnp.asarray(signs)[..., None] * draw.choice([-1.0, 1.0], size)
+        signs = signs[..., None] * draw.choice([-1.0, 1.0], size)
     return x * (1 + signs)
 
 
