@@ -183,11 +183,11 @@ def test_a_wrong_local_gradient_of_our_walk_is_named(monkeypatch):
 def test_a_bias_before_a_normalisation_parts_nothing():
     x = jax.random.normal(jax.random.key(0), (8, 3))
 
-    def f(b):
-        y = jnp.sin(x) + b
-        return jnp.mean(jnp.sin((y - y.mean(0)) / jnp.sqrt(y.var(0) + 1e-5) + 0.1))
+    def f(p):
+        y = jnp.sin(x) * p["scale"] + p["bias"]
+        return jnp.mean(jnp.sin((y - y.mean(0)) / jnp.sqrt(y.var(0) + 1) + p["shift"]))
 
-    assert check.walk(f)(jnp.ones(3)).ok
+    assert check.walk(f)({name: jnp.ones(3) for name in ("scale", "bias", "shift")}).ok
 
 
 def test_what_our_walk_refuses_is_told():
