@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import command  # noqa: F401
 import equinox as eqx
 import jax
 import jax.numpy as jnp

@@ -11,9 +11,9 @@ float64. The exit status is 1 where an error is above its gate. It takes some fi
 import dataclasses
 import functools
 import sys
-from pathlib import Path
 from typing import Any, Literal
 
+import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,8 +127,4 @@ def main(options: Options) -> bool:
 
 if __name__ == "__main__":
     jax.config.update("jax_enable_x64", True)
-    options = tyro.cli(Options, description=__doc__)
-    try:
-        sys.exit(0 if main(options) else 1)
-    except ValueError as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
+    sys.exit(0 if main(tyro.cli(Options, description=__doc__)) else 1)

@@ -10,6 +10,7 @@ two seconds.
 import dataclasses
 from pathlib import Path
 
+import command  # noqa: F401
 import figures
 import tyro
 from rich.console import Console

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import numpy as np

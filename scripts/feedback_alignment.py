@@ -11,6 +11,7 @@ true δ falls below a right angle. It takes about ten seconds.
 import dataclasses
 from pathlib import Path
 
+import command  # noqa: F401
 import figures
 import jax
 import jax.numpy as jnp

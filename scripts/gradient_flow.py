@@ -13,6 +13,7 @@ import dataclasses
 import functools
 from pathlib import Path
 
+import command  # noqa: F401
 import figures
 import jax
 import jax.numpy as jnp

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import command  # noqa: F401
 import figures
 import jax
 import jax.numpy as jnp

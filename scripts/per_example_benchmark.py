@@ -4,6 +4,8 @@ python scripts/per_example_benchmark.py                      # a perceptron, and
 python scripts/per_example_benchmark.py --models cnn lstm short transformer
 python scripts/per_example_benchmark.py --rounds 31 --microbatch 8
 
+Takes some minutes, more with more models and rounds.
+
 The perceptron has two twins, since XLA treats them differently: vmap(grad) of a function that
 multiplies a matrix with a vector, whose outer products are fused into the norms, and of one that
 multiplies it with a matrix of one column, whose are not. A model takes a minute or two.
@@ -14,6 +16,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
+import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import tyro

@@ -1,4 +1,4 @@
-"""What a training step costs on a mesh of devices, on paper: nothing is allocated.
+"""What a training step costs on a mesh of devices, on paper, in a few seconds.
 
     python scripts/scale_plan.py --sizes 4096 4096 4096 10 --batch 8192 --data 64
     python scripts/scale_plan.py --sizes 8192 8192 8192 10 --batch 65536 --data 256 --model 8 \
@@ -12,9 +12,9 @@ communication, as if they overlapped perfectly. The optimizer's state is not cou
 
 import dataclasses
 import functools
-import sys
 from typing import Literal
 
+import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import tyro
@@ -119,7 +119,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Options, description=__doc__))
-    except ValueError as error:
-        sys.exit(f"scale_plan.py: {error}")
+    main(tyro.cli(Options, description=__doc__))

@@ -13,6 +13,7 @@ It takes some five seconds.
 import dataclasses
 from pathlib import Path
 
+import command  # noqa: F401
 import figures
 import jax
 import jax.numpy as jnp

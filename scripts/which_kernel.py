@@ -6,6 +6,7 @@ Nothing is timed: each product is compiled, and the optimized program is searche
 kernel's fusion (`__ynn_fusion`). It takes a few seconds.
 """
 
+import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import tyro

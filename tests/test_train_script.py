@@ -21,7 +21,7 @@ def script():
     """The modules of scripts/train.py, by name."""
     sys.path.insert(0, str(SCRIPTS))
     try:
-        names = ("train", "train_options", "train_task", "train_log")
+        names = ("command", "train", "train_options", "train_task", "train_log")
         yield types.SimpleNamespace(**{name: __import__(name) for name in names})
     finally:
         sys.path.remove(str(SCRIPTS))
@@ -49,6 +49,29 @@ def test_help_says_what_a_script_does_and_how_long_it_takes(name, monkeypatch, c
     assert done.value.code == 0
     assert f"python scripts/{name}" in said
     assert any(unit in said for unit in ("second", "minute"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_missing_extra_is_named_in_one_sentence(name, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", None)
+    monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.delitem(sys.modules, "command", raising=False)
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    with pytest.raises(ModuleNotFoundError) as missing:
+        runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+    command = sys.modules["command"]
+    assert sys.excepthook is command.told
+    said = 'tyro is not installed: pip install "jaxbackprop[scripts]"'
+    assert command.sentence(missing.value) == said
+
+
+def test_what_a_user_cannot_mend_keeps_its_traceback(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["scripts/some.py"])
+    script.command.told(ValueError, ValueError("--rounds is 0"), None)
+    assert capsys.readouterr().err == "some.py: --rounds is 0\n"
+    script.command.told(KeyError, KeyError("x"), None)
+    script.command.told(ModuleNotFoundError, ModuleNotFoundError("No", name="ours"), None)
+    assert capsys.readouterr().err.splitlines() == ["KeyError: 'x'", "ModuleNotFoundError: No"]
 
 
 def test_the_record_holds_typed_values_and_the_time_to_compile_apart(trained):
