@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -548,9 +548,7 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "where_is_my_nan.py"
 
 @pytest.fixture(scope="module")
 def script():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)
-        return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+    return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 
 
 def test_the_gallery_shows_each_origin(script, capsys):

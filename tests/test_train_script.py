@@ -51,7 +51,7 @@ def test_help_says_what_a_script_does_and_how_long_it_takes(name, monkeypatch, c
     assert any(unit in said for unit in ("second", "minute"))
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", sorted({*COMMANDS} - {"where_is_my_nan.py"}))
 def test_a_missing_extra_is_named_in_one_sentence(name, monkeypatch):
     monkeypatch.setattr(sys, "excepthook", None)
     monkeypatch.syspath_prepend(SCRIPTS)
