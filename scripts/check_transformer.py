@@ -10,6 +10,7 @@ import dataclasses
 import sys
 import time
 
+import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import optax
