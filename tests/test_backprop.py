@@ -10,6 +10,7 @@ import pytest
 from gates import absolute_pass, as_float64, g1, g2, g3, g4
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from worker_memory import let_go_if_full
 
 from jaxbackprop import Layer, Network, backprop, backward, forward, init, loss
 from jaxbackprop.activations import ACTIVATIONS
@@ -146,6 +147,7 @@ def test_a_stack_equals_jax_grad_of_the_same_scan(hidden, first, x64):
     seed=st.integers(0, 2**31 - 1),
 )
 def test_random_networks_obey_the_gates(sizes, batch, hidden, ending, seed):
+    let_go_if_full()
     network = Network(sizes, hidden, *ending)
     with jax.enable_x64(True):
         params, x, y = example(network, batch, "float64", seed)

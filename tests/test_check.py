@@ -554,3 +554,21 @@ def test_a_check_inside_a_check_shows_no_second_bar(monkeypatch):
         outer()
     with progress.progress(["again"]) as again:
         again()
+
+
+def test_an_argument_without_numbers_has_nothing_wrong():
+    x = {"none": jnp.zeros((0, 3)), "some": jnp.arange(3.0)}
+    assert check_gradients(lambda x: jnp.sum(x["none"]) + jnp.sum(x["some"] ** 2), x).ok
+    assert check_gradients(lambda x: jnp.sum(jnp.cumsum(x, 1)), x["none"]).ok
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (1.01, False)])
+def test_a_callback_gets_the_numbers_that_it_asked_for(factor, passes):
+    @jax.custom_vjp
+    def sine(x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return jax.pure_callback(np.sin, shape, x, vmap_method="expand_dims")
+
+    sine.defvjp(lambda x: (sine(x), x), lambda x, g: (factor * g * jnp.cos(x),))
+    found = check_gradients(lambda x: jnp.sum(sine(x) ** 2), jnp.array([0.3, -0.7, 1.1]))
+    assert found.ok is passes

@@ -289,6 +289,8 @@ def test_what_matches_nothing_is_told_with_the_nearest_that_exist():
         watch(straight, "scopes").labels(PARAMS, X)
     with pytest.raises(ValueError, match=r"operations are .*reduce_sum"):
         watch(lambda x: jnp.sum(x)).labels(X)
+    with pytest.raises(TypeError, match=r"named: watch\(f, argnums=\(0, 1\)\)"):
+        watch(f, (0, 1))(PARAMS, X)
     with pytest.raises(ValueError, match="true of none of"):
         watch(straight, lambda label: False).labels(PARAMS, X)
 

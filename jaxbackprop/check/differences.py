@@ -51,6 +51,8 @@ def slopes(
 
     `goal`: the error relative to their root mean square that more steps are spent on.
     """
+    if not count:
+        return Slopes(*np.zeros((5, 0)))
     first = max(scatter / max(abs(flat.cost), 1e-300), 1e-11) ** (1 / 5)
     h = 2.0 ** np.round(np.log2(min(first, 1)))
     best = _round(flat, rows, np.arange(count), h, scatter, first=True)

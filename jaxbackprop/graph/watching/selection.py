@@ -35,6 +35,11 @@ def choose(
     elif of == "everything":
         numbers, found = whole, list(sites)
         _say_cost(found)
+    elif not isinstance(of, str):
+        raise TypeError(
+            f"of is {of!r}, expected a name or a function of a Label; the arguments to "
+            f"differentiate by are named: watch(f, argnums={of!r})"
+        )
     else:
         numbers, found = by_name(of, parameters, sites)
     if not (numbers or found):
@@ -101,7 +106,10 @@ def _nothing(of: Of, parameters: Sequence[Label], sites: Sequence[Site]) -> Valu
         )
     if of == "products":
         kinds = sorted({site.equation.primitive.name for site in sites})
-        return ValueError(f'of="products": there are none, the operations are {", ".join(kinds)}')
+        return ValueError(
+            f'of="products": there are none, the operations are {", ".join(kinds)}; '
+            'of="everything" watches all of them'
+        )
     if of == "scopes":
         return ValueError(
             'of="scopes": no operation is in a named scope; flax linen names its modules itself, '
