@@ -2,10 +2,11 @@
 
 It shares nothing with the network wing and calls none of jax.grad, jax.vjp, jax.jvp: the local
 gradients are a table (`rules`), the walk is `walk`, and the operations that contain a graph of
-their own are in `structure`, `loop`, `custom` and `monoids`. `inspect` shows what passes through
-the walk.
+their own are in `structure`, `loop`, `custom`, `brought` and `monoids`. `inspect` shows what
+passes through the walk.
 """
 
+from jaxbackprop.graph import brought as _brought
 from jaxbackprop.graph import custom as _custom
 from jaxbackprop.graph import devices as _devices
 from jaxbackprop.graph import loop as _loop
@@ -28,4 +29,4 @@ __all__ = [
 ]
 
 # Imported for what they enter into the walk's table.
-del _custom, _devices, _loop, _monoids, _structure
+del _brought, _custom, _devices, _loop, _monoids, _structure

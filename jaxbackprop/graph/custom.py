@@ -31,9 +31,22 @@ def custom_jvp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
         return through(forward(*open_jaxpr(equation.params["call_jaxpr"]), inputs, active))
     count = _constants(equation, active)
     primals, flags = inputs[count:], active[count:]
-    jaxpr, consts, zero, out_zeros = jvp_graph(equation, flags)
+    outputs, pull = along_tangents(*jvp_graph(equation, flags), primals, flags)
+    return outputs, lambda cts: [None] * count + pull(cts)
+
+
+def along_tangents(
+    jaxpr: Any,
+    consts: Sequence,
+    zero: Sequence[bool],
+    out_zeros: Sequence[bool],
+    primals: list,
+    active: Sequence[bool],
+) -> tuple[list, Callable]:
+    """The walk of (primals, tangents) ↦ (outputs, their tangents), back from the latter to t = 0;
+    `zero` and `out_zeros` are as in `jvp_graph`."""
     tangents = [no_tangent(x) for x, z in zip(primals, zero, strict=True) if not z]
-    wanted = [a for a, z in zip(flags, zero, strict=True) if not z]
+    wanted = [a for a, z in zip(active, zero, strict=True) if not z]
     with on_tangents(True):
         tape = forward(jaxpr, consts, [*primals, *tangents], [False] * len(primals) + wanted)
     outputs = tape.outputs[: len(out_zeros)]
@@ -42,7 +55,7 @@ def custom_jvp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
         linear = [ct for ct, z in zip(cts, out_zeros, strict=True) if not z]
         with on_tangents(True):
             found = iter(through(tape)[1]([None] * len(out_zeros) + linear)[len(primals) :])
-        return [None] * count + [None if z else next(found) for z in zero]
+        return [None if z else next(found) for z in zero]
 
     return outputs, pull
 

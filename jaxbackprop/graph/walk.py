@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.extend import source_info_util
 from jax.extend.core import Literal
 
+from jaxbackprop.graph.foreign import is_foreign
 from jaxbackprop.graph.lines import frames
 from jaxbackprop.graph.rules import FLAT, RULES, UnsupportedPrimitive
 from jaxbackprop.graph.rules.refused import refusal
@@ -135,7 +136,7 @@ def record(
     What it refuses, on either way, is told with the lines of the equation and of those `around` it.
     """
     with _located((*around, equation)):
-        outputs, pull = STRUCTURE.get(equation.primitive.name, _by_rule)(equation, inputs, active)
+        outputs, pull = _recorder(equation.primitive)(equation, inputs, active)
 
     def located_pull(cts):
         with _located((*around, equation)):
@@ -166,6 +167,11 @@ def _located(equations: tuple) -> Iterator[None]:
     except UnsupportedPrimitive as error:
         error.equations = (*equations, *error.equations)
         raise
+
+
+def _recorder(primitive: Any) -> Recorder:
+    """An operation that another library made may have a name of jax's: it is none of these."""
+    return STRUCTURE.get("foreign" if is_foreign(primitive) else primitive.name, _by_rule)
 
 
 def _by_rule(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:

@@ -5,7 +5,6 @@ SPARSE = "jax.experimental.sparse has its own format: differentiate by the dense
 OUTSIDE = "what runs outside of JAX cannot be looked into: give it a rule by jax.custom_vjp"
 PARTIAL = "an array that is partly reduced across devices has no rule: reduce it by lax.psum"
 ACROSS_HOSTS = "it joins or parts the arrays of several hosts: do that outside of the function"
-HIGHER = "it is of jax's experimental higher-order kind, whose rules JAX keeps to itself"
 
 REFUSED = (
     dict.fromkeys(
@@ -75,12 +74,6 @@ REFUSED = (
             "unreduced_reduce_scatter",
         ],
         PARTIAL,
-    )
-    | dict.fromkeys(
-        [
-            "call_hi_primitive",
-        ],
-        HIGHER,
     )
     | {
         "dce_sink": "it only keeps a value alive",

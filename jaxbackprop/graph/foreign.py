@@ -1,0 +1,30 @@
+"""Who made a primitive: jax, or another library that told jax its rules."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from jax.interpreters import ad
+
+JAX = ("jax", "jaxlib")
+
+
+@functools.lru_cache(maxsize=4096)
+def is_foreign(primitive: Any) -> bool:
+    """Has it a rule, and was a part of what it does written outside of jax? (`ad.deflinear` and
+    its like wrap a library's function in one of jax's.)"""
+    rules = (ad.primitive_jvps.get(primitive), ad.primitive_transposes.get(primitive))
+    if rules == (None, None):
+        return False
+    return any(home.partition(".")[0] not in JAX for home in _homes((*rules, primitive.impl)))
+
+
+def _homes(function: Any) -> Iterator[str]:
+    """The modules of a function, and of those that it is made of."""
+    if isinstance(function, (tuple, list)):
+        for part in function:
+            yield from _homes(part)
+    elif isinstance(function, functools.partial):
+        yield from _homes((function.func, *function.args, *function.keywords.values()))
+    elif callable(function) and getattr(function, "__module__", None):
+        yield function.__module__
