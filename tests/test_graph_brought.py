@@ -1,4 +1,4 @@
-"""Operations that bring their own rule: another library's primitives, and jax's higher-order ones."""
+"""Operations that bring their own rule: of other libraries, and of jax's higher-order kind."""
 
 import jax
 import jax.extend.core as jex
