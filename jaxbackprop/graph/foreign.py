@@ -1,4 +1,4 @@
-"""Who made a primitive: jax, or another library that told jax its rules."""
+"""Who made a primitive: jax or this library, or another one that told jax its rules."""
 
 import functools
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from typing import Any
 
 from jax.interpreters import ad
 
-JAX = ("jax", "jaxlib")
+OWN = ("jax", "jaxlib", "jaxbackprop")  # for whose primitives the rules stand here
 
 
 @functools.lru_cache(maxsize=4096)
@@ -16,7 +16,7 @@ def is_foreign(primitive: Any) -> bool:
     rules = (ad.primitive_jvps.get(primitive), ad.primitive_transposes.get(primitive))
     if rules == (None, None):
         return False
-    return any(home.partition(".")[0] not in JAX for home in _homes((*rules, primitive.impl)))
+    return any(home.partition(".")[0] not in OWN for home in _homes((*rules, primitive.impl)))
 
 
 def _homes(function: Any) -> Iterator[str]:
