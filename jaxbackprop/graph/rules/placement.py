@@ -21,9 +21,9 @@ def tie(cts, outs, x, y):
 
 @rule("reshard")
 def reshard(cts, outs, x, **params):
-    """Back to the sharding of x."""
-    (ct,) = cts
-    return (lambda: jax.sharding.reshard(ct, jax.typeof(x).sharding),)
+    """Back to the sharding of x, where it has one."""
+    (ct,), home = cts, jax.typeof(x).sharding
+    return (lambda: ct if home.mesh.empty else jax.sharding.reshard(ct, home),)
 
 
 @rule("device_put", zeros=False)
