@@ -3,8 +3,8 @@
     python scripts/check_transformer.py
     python scripts/check_transformer.py --blocks 2 --width 16 --tokens 8
 
-The right gradient has to pass, and one with a leaf scaled by 1.01 has to fail, by that leaf's name. It takes a
-minute.
+The right gradient has to pass, and one with a leaf scaled by 1.01 has to fail, by that leaf's name.
+It takes a minute.
 """
 
 import dataclasses

@@ -559,7 +559,6 @@ def test_a_check_inside_a_check_shows_no_second_bar(monkeypatch):
 def test_an_argument_without_numbers_has_nothing_wrong():
     x = {"none": jnp.zeros((0, 3)), "some": jnp.arange(3.0)}
     assert check_gradients(lambda x: jnp.sum(x["none"]) + jnp.sum(x["some"] ** 2), x).ok
-    assert check_gradients(lambda x: jnp.sum(jnp.cumsum(x, 1)), x["none"]).ok
 
 
 @pytest.mark.parametrize(("factor", "passes"), [(1.0, True), (1.01, False)])

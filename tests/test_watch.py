@@ -276,6 +276,11 @@ def test_of_names_scopes_lines_files_names_parameters_and_predicates():
     assert len(labels("test_watch.py")) == of_file
 
 
+def test_argnums_in_the_place_of_a_name_are_told_their_own(untyped):
+    with pytest.raises(TypeError, match=r"are named: watch\(f, argnums=\(0, 1\)\)"):
+        watch(straight, (0, 1)).labels(PARAMS, X)  # type: ignore[arg-type]
+
+
 def test_what_matches_nothing_is_told_with_the_nearest_that_exist():
     def f(params, x):
         with jax.named_scope("encoder"):
@@ -289,8 +294,6 @@ def test_what_matches_nothing_is_told_with_the_nearest_that_exist():
         watch(straight, "scopes").labels(PARAMS, X)
     with pytest.raises(ValueError, match=r"operations are .*reduce_sum"):
         watch(lambda x: jnp.sum(x)).labels(X)
-    with pytest.raises(TypeError, match=r"named: watch\(f, argnums=\(0, 1\)\)"):
-        watch(f, (0, 1))(PARAMS, X)
     with pytest.raises(ValueError, match="true of none of"):
         watch(straight, lambda label: False).labels(PARAMS, X)
 

@@ -20,6 +20,9 @@ from jaxbackprop.graph.structure import recorder
 from jaxbackprop.graph.walk import evaluate, is_real
 
 Recorded = tuple[list, Callable]
+VALUE: Any = getattr(
+    hijax, "ValAccum", None
+)  # what a rule leaves a cotangent in; jax 0.10 has none
 
 
 @recorder("foreign")
@@ -57,13 +60,13 @@ def higher(equation: Any, inputs: list, active: list[bool]) -> Recorded:
     unpack = made.in_tree.unflatten
     if not any(is_real(v.aval) for v in equation.outvars):
         return evaluate(equation, inputs), lambda cts: [None] * len(inputs)
-    if ON_TANGENTS.get() and hasattr(hijax, "ValAccum"):
+    if ON_TANGENTS.get() and VALUE is not None:
 
         def transposed(cts, args):
             made.transpose(made.out_tree.unflatten(cts), *unpack(args))
-            return [x.freeze() if isinstance(x, hijax.ValAccum) else None for x in args]
+            return [x.freeze() if isinstance(x, VALUE) else None for x in args]
 
-        return _linear(transposed, hijax.ValAccum, equation, inputs, active)
+        return _linear(transposed, VALUE, equation, inputs, active)
     if _is_own(made, "vjp_fwd") and _is_own(made, "vjp_bwd_retval"):
         return _by_cotangents(made, inputs, active)
     if not _has(made, "jvp"):
