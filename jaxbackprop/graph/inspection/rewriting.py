@@ -65,15 +65,21 @@ def _call(node: ast.expr | None, file: str) -> Call | None:
 
 
 def _is_module(owner: ast.expr, file: str) -> bool:
-    """jnp, jax.nn: does it begin with a name that the file imports?"""
+    """jnp, jax.nn: does it begin with a name that the file imports, or gives no value to? (The cell
+    of a notebook is a file, and what it names was imported by another.)"""
     root = next(node for node in ast.walk(owner) if not isinstance(node, ast.Attribute))
-    imports = [
-        node
-        for node in ast.walk(_tree(file, tuple(linecache.getlines(file))))
-        if isinstance(node, ast.Import | ast.ImportFrom)
-    ]
-    names = {a.asname or a.name.partition(".")[0] for node in imports for a in node.names}
-    return isinstance(root, ast.Name) and root.id in names
+    if not isinstance(root, ast.Name):
+        return False
+    nodes = list(ast.walk(_tree(file, tuple(linecache.getlines(file)))))
+    imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    imported = {a.asname or a.name.partition(".")[0] for node in imports for a in node.names}
+    stored = {node.id for node in nodes if isinstance(node, ast.Name) and _is_stored(node)}
+    stored |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    return root.id in imported or root.id not in stored
+
+
+def _is_stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
 
 
 def _assigned(name: str, expression: Expression) -> ast.expr | None:
