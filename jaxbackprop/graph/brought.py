@@ -20,7 +20,6 @@ from jaxbackprop.graph.structure import recorder
 from jaxbackprop.graph.walk import evaluate, is_real
 
 Recorded = tuple[list, Callable]
-ACCUMULATOR: Any = getattr(hijax, "ValAccum", None)  # from jax 0.12 on
 VALUE: Any = getattr(
     hijax, "ValAccum", None
 )  # what a rule leaves a cotangent in; jax 0.10 has none
