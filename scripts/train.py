@@ -294,13 +294,11 @@ def report(
 
 
 def run(options: Options) -> None:
-    """main, with what goes wrong in one sentence."""
+    """main, with warnings in one line; errors are told by `command`."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # a full disk, once for each array
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         main(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
     except jax.errors.JaxRuntimeError as error:
         if options.num_processes == 1:
             raise

@@ -1,8 +1,8 @@
 """A script run in this process, as `python scripts/NAME OPTIONS` would run it in one of its own.
 
 What its process would take with it is put back: the arguments, the search path, the handlers of
-signals, jax's precision. Its imports and compiled programs stay, and are most of a short run. The
-shapes of annotations are not checked, as they are not for users.
+signals and of errors, jax's precision. Its imports and compiled programs stay, and are most of a
+short run. The shapes of annotations are not checked, as they are not for users.
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import runpy
 import signal
 import subprocess
 import sys
-import traceback
 import warnings
 from collections.abc import Iterator
 
@@ -33,15 +32,17 @@ def run(script: str, *options: object) -> subprocess.CompletedProcess[str]:
             said = end.code is not None and not isinstance(end.code, int)
             status = 1 if said else end.code or 0
             print(end.code if said else "", file=sys.stderr)
-        except Exception:
+        except Exception as error:
             status = 1
-            traceback.print_exc()
+            sys.excepthook(type(error), error, error.__traceback__)
     return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
 @contextlib.contextmanager
 def _own_state(command: list[str]) -> Iterator[None]:
     argv, path, wide = sys.argv, sys.path, jax.config.read("jax_enable_x64")
+    hook = sys.excepthook
+    sys.modules.pop("command", None)  # the script sets its own
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.argv, sys.path = command, [str(SCRIPTS), *path]
     jaxtyping.config.update("jaxtyping_disable", True)
@@ -50,7 +51,7 @@ def _own_state(command: list[str]) -> Iterator[None]:
             yield
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
-        sys.argv, sys.path = argv, path
+        sys.argv, sys.path, sys.excepthook = argv, path, hook
         jax.config.update("jax_enable_x64", wide)
         for number, handler in handlers.items():
             signal.signal(number, handler)

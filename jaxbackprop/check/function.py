@@ -14,10 +14,9 @@ import numpy as np
 from jaxbackprop.check.arguments import Moving
 from jaxbackprop.check.leaves import FLOATING, dtype_name, eps, host
 from jaxbackprop.check.traced import Traced, along_lines, is_settled, own_value, traced
-from jaxbackprop.check.widened import coarsest, made_of
+from jaxbackprop.check.widened import CALLBACKS, coarsest, made_of
 
 CALLS, SECONDS = 8, 0.5  # f is called again so often, or so long, to see that it does not change
-CALLBACKS = {"pure_callback", "io_callback"}  # Python's functions, which may draw
 NOTES = {
     "stop_gradient": "what f stops (stop_gradient) is held",
     "random_gamma": "what f draws of a gamma distribution moves as jax says, with the distribution",

@@ -23,8 +23,9 @@ from jaxbackprop.graph.structure import open_jaxpr
 
 DECISIONS = (COMPARISONS | STEPS) - {"stop_gradient"}
 SILENT = {"debug_callback", "debug_print", "check"}  # said once, not at each of a thousand points
-OWN = {"bitcast_convert_type", "random_gamma", "pallas_call", "shard_map"}  # not to be widened
-OWN |= {"pure_callback", "io_callback"}
+CALLBACKS = {"pure_callback", "io_callback"}  # Python's functions, which may draw
+# Not to be widened:
+OWN = {"bitcast_convert_type", "random_gamma", "pallas_call", "shard_map"} | CALLBACKS
 EXACT = {
     "reshape",
     "transpose",

@@ -20,9 +20,8 @@ from jaxbackprop.graph.structure import recorder
 from jaxbackprop.graph.walk import evaluate, is_real
 
 Recorded = tuple[list, Callable]
-VALUE: Any = getattr(
-    hijax, "ValAccum", None
-)  # what a rule leaves a cotangent in; jax 0.10 has none
+# What a rule leaves a cotangent in; jax 0.10 has none.
+VALUE: Any = getattr(hijax, "ValAccum", None)
 
 
 @recorder("foreign")
