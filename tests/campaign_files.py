@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import logging
 import os
 import pathlib
 import resource
@@ -86,7 +87,10 @@ def damage(root: pathlib.Path, count: int, seed: int) -> Report:
 
 @contextlib.contextmanager
 def without_stderr() -> Iterator[None]:
-    """The faulty program alone gives damage to tensorstore to read, whose threads print of it."""
+    """The faulty program alone gives damage to tensorstore to read, whose threads print of it; and
+    asyncio tells of what nobody waited for when that is collected, at the end of the process even.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     own, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)
     try:
