@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import peers
 import tyro
-from benchmark_report import report
+from benchmark_parts.report import report
 from peers import PEERS, WORKS, Work
 from rich.console import Console
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 import tyro
 from flax import nnx
-from measure import machine
+from parts.measure import machine
 
 from jaxbackprop.check import check_gradients
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 from flax import nnx
-from measure import compiled, interleaved, machine, ratio, temporary_bytes
+from parts.measure import compiled, interleaved, machine, ratio, temporary_bytes
 
 from jaxbackprop import checkpoint, value_and_grad
 

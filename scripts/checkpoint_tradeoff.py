@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import command  # noqa: F401
-import figures
 import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import tyro
 from matplotlib.ticker import LogLocator
-from measure import compiled, interleaved, machine, ratio, temporary_bytes, verdict
+from parts import figures
+from parts.measure import compiled, interleaved, machine, ratio, temporary_bytes, verdict
 from rich.console import Console
 from rich.table import Table
 

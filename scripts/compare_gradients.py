@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from measure import interleaved, ratio
+from parts.measure import interleaved, ratio
 from rich.console import Console
 from rich.table import Table
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import optax
 import tyro
-from measure import interleaved, machine, temporary_bytes
+from parts.measure import interleaved, machine, temporary_bytes
 from rich.console import Console
 from rich.table import Table
 

@@ -11,8 +11,8 @@ import dataclasses
 from pathlib import Path
 
 import command  # noqa: F401
-import figures
 import tyro
+from parts import figures
 from rich.console import Console
 
 from jaxbackprop import inspect

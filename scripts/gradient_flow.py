@@ -14,14 +14,14 @@ import functools
 from pathlib import Path
 
 import command  # noqa: F401
-import figures
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import tyro
-from measure import interleaved, machine, ratio
+from parts import figures
+from parts.measure import interleaved, machine, ratio
 from rich.console import Console
 
 from jaxbackprop import Network, data, flow, plots, train

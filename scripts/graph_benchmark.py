@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import command  # noqa: F401
-import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 from benchmark import interleave, machine
 from flax import nnx
+from parts import figures
 from rich.console import Console
 from rich.table import Table
 

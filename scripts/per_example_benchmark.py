@@ -20,8 +20,8 @@ import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import tyro
-from measure import compiled, interleaved, machine, ratio, temporary_bytes, verdict
-from per_example_models import MODELS, Model
+from benchmark_parts.per_example_models import MODELS, Model
+from parts.measure import compiled, interleaved, machine, ratio, temporary_bytes, verdict
 from rich.console import Console
 from rich.table import Table
 

@@ -33,9 +33,9 @@ import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from train_log import logger
-from train_options import Options
-from train_task import Task, describe, make_task
+from train_parts.log import logger
+from train_parts.options import Options
+from train_parts.task import Task, describe, make_task
 
 from jaxbackprop import flow, locate, plots, processes, rows, saving, train
 from jaxbackprop.network import Params

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import tyro
-from measure import compiled, interleaved, machine, ratio, temporary_bytes, verdict
+from parts.measure import compiled, interleaved, machine, ratio, temporary_bytes, verdict
 
 import jaxbackprop
 

@@ -14,13 +14,13 @@ import dataclasses
 from pathlib import Path
 
 import command  # noqa: F401
-import figures
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import tyro
+from parts import figures
 from rich.console import Console
 
 from jaxbackprop import Network, data, per_example, train

@@ -10,7 +10,7 @@ import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import tyro
-from measure import machine
+from parts.measure import machine
 from rich.console import Console
 from rich.table import Table
 

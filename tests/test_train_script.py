@@ -1,6 +1,7 @@
 """What scripts/train.py says of a run, where its numbers go, and every script's --help."""
 
 import csv
+import importlib
 import json
 import pathlib
 import runpy
@@ -22,8 +23,9 @@ def script():
     """The modules of scripts/train.py, by name."""
     sys.path.insert(0, str(SCRIPTS))
     try:
-        names = ("command", "train", "train_options", "train_task", "train_log")
-        yield types.SimpleNamespace(**{name: __import__(name) for name in names})
+        names = ("command", "train", "train_parts.options", "train_parts.task", "train_parts.log")
+        found = {name.rpartition(".")[2]: importlib.import_module(name) for name in names}
+        yield types.SimpleNamespace(**found)
     finally:
         sys.path.remove(str(SCRIPTS))
 
@@ -34,7 +36,7 @@ def trained(script, monkeypatch, tmp_path, capsys, untyped):
     monkeypatch.setattr(script.train, "listen", list)
 
     def run(**options):
-        script.train.run(script.train_options.Options(run_dir=tmp_path, **options))
+        script.train.run(script.options.Options(run_dir=tmp_path, **options))
         return capsys.readouterr().out, json.loads((tmp_path / "metrics.json").read_text())
 
     return run
@@ -105,7 +107,7 @@ def test_a_run_that_learns_is_not_called_a_guess(trained):
 )
 def test_what_optax_says_of_an_optimizer_is_shown(script, name, says):
     with pytest.raises(ValueError, match=says):
-        script.train_task.make_optimizer(name, 0.1)
+        script.task.make_optimizer(name, 0.1)
 
 
 def splits(*labels):
@@ -117,14 +119,14 @@ def splits(*labels):
 @pytest.mark.parametrize("classes", [None, 3])
 def test_labels_that_begin_at_1_are_taken_from_0_on_and_it_is_said(script, classes):
     with pytest.warns(UserWarning, match="labels begin at 1: 1 … 3 are classes 0 … 2"):
-        found = script.train_task.from_zero(splits([1, 3, 2], [2, 1]), classes)
+        found = script.task.from_zero(splits([1, 3, 2], [2, 1]), classes)
     assert [split.labels.tolist() for split in found] == [[0, 2, 1], [1, 0]]
 
 
 @pytest.mark.parametrize(("labels", "classes"), [(([0, 2], [1, 1]), None), (([1, 3], [2, 1]), 4)])
 def test_other_labels_are_left_as_they_are(script, labels, classes):
     given = splits(*labels)
-    assert script.train_task.from_zero(given, classes) is given
+    assert script.task.from_zero(given, classes) is given
 
 
 HISTORY = {
@@ -136,7 +138,7 @@ HISTORY = {
 
 
 def test_a_table_holds_each_epoch_once(script, tmp_path):
-    log = script.train_log.logger("csv", tmp_path)
+    log = script.log.logger("csv", tmp_path)
     log(HISTORY)
     log(HISTORY)
     rows = list(csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines()))
@@ -146,8 +148,8 @@ def test_a_table_holds_each_epoch_once(script, tmp_path):
 def test_tensorboard_gets_the_last_epoch(script, tmp_path, monkeypatch):
     pytest.importorskip("tensorboardX")
     at_exit = []
-    monkeypatch.setattr(script.train_log.atexit, "register", at_exit.append)
-    script.train_log.logger("tensorboard", tmp_path)(HISTORY)
+    monkeypatch.setattr(script.log.atexit, "register", at_exit.append)
+    script.log.logger("tensorboard", tmp_path)(HISTORY)
     for close in at_exit:
         close()
     (events,) = (tmp_path / "tensorboard").iterdir()
@@ -159,11 +161,11 @@ def test_wandb_gets_the_last_epoch(script, tmp_path, monkeypatch):
     run = types.SimpleNamespace(log=lambda numbers, step: seen.append((step, numbers)))
     wandb = types.SimpleNamespace(init=lambda project, dir: run)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    script.train_log.logger("wandb", tmp_path)(HISTORY)
+    script.log.logger("wandb", tmp_path)(HISTORY)
     assert seen == [(2, {"loss": 0.25, "train_accuracy": 1.0, "test_accuracy": 0.75})]
 
 
 def test_a_library_that_is_missing_is_named(script, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match="--log needs wandb: pip install wandb"):
-        script.train_log.logger("wandb", tmp_path)
+        script.log.logger("wandb", tmp_path)

@@ -21,7 +21,7 @@ from jaxbackprop.graph.watching.tracing import trace, visited
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "scripts"))
 import watch_benchmark as benchmark
-from measure import temporary_bytes
+from parts.measure import temporary_bytes
 
 KEY = jax.random.key(0)
 W = jax.random.normal(KEY, (3, 4, 4)) / 2

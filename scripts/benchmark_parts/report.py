@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 import numpy as np
-from benchmark_figures import draw
 from rich.console import Console
 from rich.table import Table
+
+from benchmark_parts.figures import draw
 
 BEGIN, END = "<!-- tables: scripts/benchmark.py -->\n", "<!-- end of tables -->"
 THEORY = {  # exponents of time and of memory, where products and activations dominate

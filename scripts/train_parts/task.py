@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import psutil
-from train_options import Options
 
 from jaxbackprop import (
     Network,
@@ -25,6 +24,7 @@ from jaxbackprop import (
 )
 from jaxbackprop.checkpoint.descriptions import described, number_of_bytes
 from jaxbackprop.network import Params
+from train_parts.options import Options
 
 
 class Task(NamedTuple):
