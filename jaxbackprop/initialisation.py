@@ -8,7 +8,7 @@ from jaxtyping import DTypeLike, PRNGKeyArray
 
 from jaxbackprop.network import Layer, Network, Params, look_up
 from jaxbackprop.refusals import check_key, check_network
-from jaxbackprop.stacks import runs_of
+from jaxbackprop.stacks import LONG_RUN, runs_of
 
 SCHEMES = ("he", "xavier", "normal")
 
@@ -20,6 +20,8 @@ def init(
     scheme: str | None = None,
 ) -> Params:
     """Random weights and zero biases, one key a layer.
+
+    One entry a layer, but for runs of 100 equal layers and more, which are stacked.
 
     `scheme`: "he", variance 2/fan_in (He et al., 2015); "xavier", 2/(fan_in + fan_out) (Glorot and
     Bengio, 2010); "normal", variance 1, the choice that both papers cure. By default each layer's
@@ -50,7 +52,7 @@ def init(
 
     shapes = zip(network.sizes[1:-1], network.sizes[:-2], strict=True)
     entries = []
-    for first, length in runs_of(list(shapes)):
+    for first, length in runs_of(list(shapes), LONG_RUN):
         own = keys[first : first + length]
         entries.append(
             jax.vmap(lambda key, l=first + 1: layer(l, key))(own)

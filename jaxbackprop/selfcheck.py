@@ -23,6 +23,7 @@ from jaxbackprop.forward import loss
 from jaxbackprop.graph import value_and_grad
 from jaxbackprop.initialisation import init
 from jaxbackprop.network import Network, Params
+from jaxbackprop.stacks import stack
 
 NETWORKS = {
     "plain layers, tanh": Network((12, 24, 16, 5), "tanh", "softmax", "cross_entropy"),
@@ -69,7 +70,7 @@ def _problem(network: Network, batch: int = 32) -> tuple[Params, Array, Array]:
     keys = jax.random.split(jax.random.key(0), 3)
     x = jax.random.normal(keys[0], (network.sizes[0], batch))
     y = jax.nn.softmax(jax.random.normal(keys[1], (network.sizes[-1], batch)), axis=0)
-    return init(network, keys[2]), x, y
+    return stack(init(network, keys[2])), x, y
 
 
 def agree(ours: PyTree, reference: PyTree, depth: int) -> tuple[bool, str]:

@@ -13,14 +13,17 @@ from jaxbackprop.network import Layer, Params
 from jaxbackprop.refusals import entries_of
 
 STACKED_RUN = 16  # shorter runs of equal layers are quicker unrolled than scanned
+# Layers one by one need half of the memory, and from about 100 units on no more time; their program
+# takes seconds to compile where they are more than these: scripts/depth_form.py.
+LONG_RUN = 100
 
 
-def runs_of(shapes: list) -> Iterator[tuple[int, int]]:
-    """(first, length) of each run of equal shapes, in order; short runs one by one."""
+def runs_of(shapes: list, stacked: int) -> Iterator[tuple[int, int]]:
+    """(first, length) of each run of equal shapes, in order; below `stacked` one by one."""
     first = 0
     for _, run in itertools.groupby(shapes):
         length = len(list(run))
-        if length >= STACKED_RUN:
+        if length >= stacked:
             yield first, length
         else:
             yield from ((first + i, 1) for i in range(length))
@@ -37,7 +40,7 @@ def unstack(params: Params) -> Params:
 
 
 def stack(params: Params) -> Params:
-    """Long runs of equal hidden layers as one entry each, as `init` returns them."""
+    """Runs of 16 equal hidden layers and more as one entry each: a program that compiles sooner."""
     layers = unstack(params)
     if not layers:
         raise ValueError("params have no layers")
@@ -45,6 +48,6 @@ def stack(params: Params) -> Params:
         Layer(*(jnp.stack(arrays) for arrays in zip(*layers[first : first + length], strict=True)))
         if length > 1
         else layers[first]
-        for first, length in runs_of([layer.W.shape for layer in layers[:-1]])
+        for first, length in runs_of([layer.W.shape for layer in layers[:-1]], STACKED_RUN)
     ]
     return (*entries, layers[-1])

@@ -10,7 +10,8 @@ All peers live in one process and run in turn, in a new order each round; a rati
 the rounds' own ratios, with its quartiles. One gradient, then an epoch with SGD and with Adam.
 `products` are the matrix products of the same gradients alone, in a jitted loop: the peak that XLA
 reaches on this machine for these shapes; `torch products` is PyTorch's. `forward` is the cost
-without its gradient. `unstacked` is the library with its layers one by one: a longer program.
+without its gradient. `the other form` is the library with its layers stacked where `init` leaves
+them one by one, and the reverse from 100 equal layers on.
 """
 
 import dataclasses

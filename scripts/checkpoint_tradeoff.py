@@ -26,7 +26,7 @@ from parts.measure import compiled, interleaved, machine, ratio, temporary_bytes
 from rich.console import Console
 from rich.table import Table
 
-from jaxbackprop import Network, backprop, checkpoint, init, loss, unstack
+from jaxbackprop import Network, backprop, checkpoint, init, loss, stack, unstack
 from jaxbackprop.checkpoint.planning import MIB, best, best_plan, every_plan, least, shape_of
 from jaxbackprop.checkpoint.schedule import steps
 
@@ -55,7 +55,7 @@ def problem(depth: int, width: int, batch: int) -> tuple[Network, Any, jax.Array
     network = Network((width,) * (depth + 2), "tanh", "identity")
     keys = jax.random.split(jax.random.key(0), 3)
     x, y = (jax.random.normal(key, (width, batch)) for key in keys[1:])
-    return network, init(network, keys[0]), x, y
+    return network, stack(init(network, keys[0])), x, y
 
 
 def by_hand(strategy: Any) -> Callable:

@@ -27,6 +27,7 @@ from jaxbackprop import (
     loss,
     rows,
     sharding,
+    stack,
     train,
 )
 from jaxbackprop.activations import ACTIVATIONS, Activation
@@ -62,7 +63,7 @@ NAMED_GROUPS = re.compile(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}")  # jax 0.12
 
 def example(network, batch=16):
     keys = jax.random.split(jax.random.key(1), 3)
-    params = tuple(Layer(layer.W, layer.b + 0.1) for layer in init(network, keys[0]))
+    params = tuple(Layer(layer.W, layer.b + 0.1) for layer in stack(init(network, keys[0])))
     x = jax.random.normal(keys[1], (network.sizes[0], batch))
     y = jax.nn.softmax(jax.random.normal(keys[2], (network.sizes[-1], batch)), axis=0)
     return params, x, y

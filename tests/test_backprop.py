@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worker_memory import let_go_if_full
 
-from jaxbackprop import Layer, Network, backprop, backward, forward, init, loss
+from jaxbackprop import Layer, Network, backprop, backward, forward, init, loss, stack
 from jaxbackprop.activations import ACTIVATIONS
 
 ELEMENTWISE = [name for name in ACTIVATIONS if name not in ("softmax", "relu_one")]
@@ -26,7 +26,7 @@ ENDINGS = [
 def example(network, batch=7, dtype="float32", seed=0):
     """Random (params, x, y) with biases that are not zero and targets that the loss allows."""
     keys = jax.random.split(jax.random.key(seed), 4)
-    params = init(network, keys[0], dtype)
+    params = stack(init(network, keys[0], dtype))
     biases = jax.random.split(keys[3], len(params))
     params = tuple(
         Layer(layer.W, 0.1 * jax.random.normal(key, layer.b.shape, dtype))

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxbackprop import Layer, Network, backward, flow, forward, init, train, unstack
+from jaxbackprop import Layer, Network, backward, flow, forward, init, stack, train, unstack
 
 SIGMAS = {
     "sigmoid": (lambda z: 1 / (1 + np.exp(-z)), lambda z: np.exp(-z) / (1 + np.exp(-z)) ** 2, 0.25),
@@ -22,7 +22,7 @@ CASES = list(itertools.product(SIGMAS, SIZES))
 def problem(hidden, sizes, m=11, scale=1.0, shift=0.1):
     network = Network(sizes, hidden, "identity", "squared_error")
     keys = jax.random.split(jax.random.key(2), 3)
-    params = jax.tree.map(lambda leaf: scale * leaf + shift, init(network, keys[0]))
+    params = jax.tree.map(lambda leaf: scale * leaf + shift, stack(init(network, keys[0])))
     x = jax.random.normal(keys[1], (sizes[0], m))
     return network, params, x, jax.random.normal(keys[2], (sizes[-1], m))
 

@@ -37,7 +37,7 @@ def seamed(seam):
 
 
 def seamed_in_a_stack():
-    params = init(DEEP, KEY)
+    params = stack(init(DEEP, KEY))
     backward(DEEP, params, forward(DEEP, params, X), Y, seam=lambda l, delta: None)
 
 

@@ -1,5 +1,7 @@
 """The network: what may be asked for, how it begins, and its two forms of parameters."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -101,27 +103,41 @@ def test_init_refuses_what_it_cannot_draw():
 
 
 def test_a_long_run_of_equal_layers_is_one_stack():
-    shapes = [layer.W.shape for layer in init(DEEP, KEY)]
-    assert shapes == [(4, 5), (19, 4, 4), (3, 4)]
+    """From 100 on by itself, where a program of layers one by one takes seconds to compile."""
+
+    def shapes(depth):
+        network = Network((5, *[4] * (depth + 1), 3), "tanh")
+        return [layer.W.shape for layer in jax.eval_shape(lambda: init(network, KEY))]
+
+    assert shapes(99) == [(4, 5), *[(4, 4)] * 99, (3, 4)]
+    assert shapes(100) == [(4, 5), (100, 4, 4), (3, 4)]
+
+
+def test_a_stack_has_the_same_numbers_as_its_layers_one_by_one():
+    network = Network((5, *[4] * 101, 3), "tanh")
+    (_, together, _), keys = init(network, KEY), jax.random.split(KEY, network.depth)
+    expected = jax.random.normal(keys[7], (4, 4)) * math.sqrt(2 / 8)
+    np.testing.assert_allclose(together.W[6], expected, rtol=1e-6)
 
 
 def test_stack_and_unstack_undo_each_other():
-    params = init(DEEP, KEY)
-    layers = unstack(params)
+    layers = init(DEEP, KEY)
+    params = stack(layers)
+    assert [layer.W.shape for layer in params] == [(4, 5), (19, 4, 4), (3, 4)]
     assert [layer.W.shape for layer in layers] == [(4, 5), *[(4, 4)] * 19, (3, 4)]
-    jax.tree.map(np.testing.assert_array_equal, stack(layers), params)
-    jax.tree.map(np.testing.assert_array_equal, unstack(stack(layers)), layers)
+    jax.tree.map(np.testing.assert_array_equal, unstack(params), layers)
+    jax.tree.map(np.testing.assert_array_equal, stack(params), params)
 
 
 def test_the_output_layer_is_never_stacked():
-    params = init(Network((4,) * 21), KEY)
+    params = stack(init(Network((4,) * 21), KEY))
     assert [layer.W.shape for layer in params] == [(19, 4, 4), (4, 4)]
 
 
 @pytest.mark.parametrize("hidden", ["tanh", "gelu", "precise_sigmoid"])
 def test_both_forms_compute_the_same(hidden):
     network = Network(DEEP.sizes, hidden)
-    params = init(network, KEY)
+    params = stack(init(network, KEY))
     x, y = jax.random.normal(KEY, (5, 6)), jax.random.uniform(KEY, (3, 6))
     stacked, plain = (backprop(network, p, x, y) for p in (params, unstack(params)))
     np.testing.assert_allclose(stacked[0], plain[0], rtol=1e-6)
@@ -144,7 +160,7 @@ def test_the_program_does_not_grow_with_depth():
         x = jax.ShapeDtypeStruct((4, 3), "float32")
         return len(str(jax.make_jaxpr(backprop)(network, params, x, x)).splitlines())
 
-    assert equations(40) == equations(400)
+    assert equations(102) == equations(400)
 
 
 GOOD = init(Network((5, 4, 3)), KEY)

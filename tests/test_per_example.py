@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from gates import as_float64, g1, g4
 
-from jaxbackprop import Network, init, loss, per_example
+from jaxbackprop import Network, init, loss, per_example, stack
 from jaxbackprop.graph import unformed
 from jaxbackprop.per_example import quantities
 
@@ -24,7 +24,7 @@ def problem(output, cost, hidden, sizes, m=9, dtype="float32"):
     keys = jax.random.split(jax.random.key(len(sizes)), 3)
     x = jax.random.normal(keys[1], (sizes[0], m), dtype)
     y = jax.nn.softmax(jax.random.normal(keys[2], (sizes[-1], m), dtype), axis=0)
-    return network, init(network, keys[0], dtype), x, y
+    return network, stack(init(network, keys[0], dtype)), x, y
 
 
 def by_autodiff(network, params, x, y):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gates import g1
 
-from jaxbackprop import Layer, Network, backward, forward, init, unstack
+from jaxbackprop import Layer, Network, backward, forward, init, stack, unstack
 
 SIZES = [(4, 6, 5, 3), (4, *[6] * 18, 3)]  # the second has a stack
 
@@ -18,7 +18,7 @@ def problem(sizes):
     network = Network(sizes, "tanh", "identity", "squared_error")
     keys = jax.random.split(jax.random.key(0), 3)
     x, y = (jax.random.normal(keys[k], (sizes[-k + 1], 7)) for k in (1, 2))
-    return network, init(network, keys[0]), x, y
+    return network, stack(init(network, keys[0])), x, y
 
 
 def by_numpy(params, x, y, use, weights=None):
@@ -82,7 +82,7 @@ def test_a_probe_sees_every_layer_from_the_last_to_the_first():
 @pytest.mark.parametrize("sizes", SIZES)
 def test_feedback_stands_in_for_the_weights_in_bp2_alone(sizes):
     network, params, x, y = problem(sizes)
-    random = init(network, jax.random.key(9))
+    random = stack(init(network, jax.random.key(9)))
     feedback = tuple(layer.W for layer in random)
     ours = backward(network, params, forward(network, params, x), y, feedback=feedback)
     weights = [np.asarray(W, float) for W, _ in unstack(random)]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxbackprop import Network, init
+from jaxbackprop import Network, init, stack
 from jaxbackprop.checkpoint import planning
 from jaxbackprop.checkpoint.exchange import Exchange
 from jaxbackprop.checkpoint.run import run
@@ -189,7 +189,7 @@ def test_a_layer_is_made_whole_as_often_as_the_plan_says(sizes, k):
         jax.debug.callback(lambda array: seen.update([(kind, n)]), own)
         return own
 
-    params = init(network, jax.random.key(0))
+    params = stack(init(network, jax.random.key(0)))
     x, y = jnp.ones((sizes[0], 4)), jnp.ones((sizes[-1], 4))
     plan = planning.every_plan(planning.shape_of(network, params, 4), k)
     gradient = functools.partial(run, network, plan.schedules, exchange=Exchange(whole=whole))

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxbackprop import Network, backprop, data, shuffle, train, unstack
+from jaxbackprop import Network, backprop, data, shuffle, stack, train
 
 NETWORK = Network((4, 8, 3), "tanh", "softmax", "cross_entropy")
 SGD = optax.sgd(0.1)
@@ -100,7 +100,8 @@ def test_a_step_learns_and_counts():
 def test_a_step_with_a_number_gone_bad_leaves_the_last_good_parameters(hidden):
     network = Network((4, *hidden, 3), "tanh", "softmax", "cross_entropy")
     state = begin(network=network)
-    before = jax.tree.map(np.array, state.params)
+    params = stack(state.params)
+    state, before = state._replace(params=params), jax.tree.map(np.array, params)
     state, metrics = train.step(network, SGD, state, INPUTS.T.at[0, 0].set(jnp.nan), TARGETS.T)
     jax.tree.map(np.testing.assert_array_equal, state.params, before)
     assert metrics.bad_layer == network.depth  # where the backward pass meets it first
@@ -129,7 +130,7 @@ def test_after_it_no_step_is_taken_and_its_batch_can_be_told(observe):
 
 def test_the_bad_layer_is_named_by_its_number():
     network = Network((3, *[3] * 20, 2))
-    gradients = jax.tree.map(jnp.zeros_like, train.init(network, jax.random.key(0)))
+    gradients = jax.tree.map(jnp.zeros_like, stack(train.init(network, jax.random.key(0))))
     assert train.first_bad_layer(network, jnp.float32(1), gradients) == 0
     assert train.first_bad_layer(network, jnp.float32(jnp.inf), gradients) == network.depth + 1
     W = gradients[0].W.at[6, 0, 0].set(jnp.nan).at[2, 0, 0].set(jnp.nan)
@@ -142,8 +143,7 @@ def test_the_compiled_run_grows_with_the_layers_not_with_their_square():
 
     def instructions(depth):
         network = Network((4,) * (depth + 1), "tanh", "softmax", "cross_entropy")
-        params = unstack(train.init(network, jax.random.key(0)))
-        state = begin(network=network)._replace(params=params, opt_state=SGD.init(params))
+        state = begin(network=network)
         program = train.run.lower(network, SGD, state, INPUTS, jnp.ones((50, 4)), batch=10)
         return len(program.compile().as_text().splitlines())
 

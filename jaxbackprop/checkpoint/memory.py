@@ -25,6 +25,16 @@ class Chain(NamedTuple):
     last: bool
     both: bool
 
+    def part(self, low: int, high: int) -> "Chain":
+        """The layers after state `low`, up to state `high`."""
+        return Chain(
+            self.states[low : high + 1],
+            self.weights[low:high],
+            self.at_x and low == 0,
+            self.last and high == len(self.weights),
+            self.both,
+        )
+
     def advance(self, start: int, state: int, high: int, again: bool) -> int:
         """To evaluate `state` on the way from `start` with the error of layer `high` waiting.
 

@@ -27,6 +27,7 @@ from jaxbackprop.initialisation import init
 from jaxbackprop.network import Layer, Network, Params, widths
 
 MIB = 2**20
+LONG_CHAIN = 128  # of longer ones the optimum for unequal layers takes minutes
 LAYER = jax.tree.structure(Layer(0, 0))  # pyright: ignore
 
 
@@ -205,9 +206,8 @@ def _options(shape: Shape, piece: Piece) -> list[Option]:
             for m in range(1, d + 1)
         ]
     found = [segments(d, d)]
-    if piece.layers > 1 and d == piece.layers:
-        points = frontier(chain)[0, d, False]
-        found += [plan for point in points if (plan := unequal(chain, point.bytes))]
+    if 1 < piece.layers <= LONG_CHAIN and d == piece.layers:
+        found += [plan for point in frontier(chain) if (plan := unequal(chain, point.bytes))]
     elif piece.layers > 1:
         found += [binomial(d, m) for m in range(1, d + 1)]
     return [

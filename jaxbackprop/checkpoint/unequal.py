@@ -2,10 +2,12 @@
 
 The dynamic programme over (from, to, bytes) of Beaumont, Eyraud-Dubois, Herrmann, Joly and
 Shilova, "Optimal checkpointing for heterogeneous chains" (2019), for all bytes at once: of what is
-possible for a pair (from, to) those stay that no other beats in both bytes and advances.
+possible for a part of the chain those points stay that no other beats in both bytes and advances.
+Parts that are alike are solved once, so that a run of equal layers costs little.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from jaxbackprop.checkpoint.memory import Chain
@@ -13,45 +15,29 @@ from jaxbackprop.checkpoint.schedule import Schedule, visits
 
 
 class Point(NamedTuple):
-    """What a part of a chain can be had for: bytes at its peak, advances, the middle state kept."""
+    """What a chain can be had for: bytes at its peak, advances, the middle state kept."""
 
     bytes: int
     advances: int
     middle: int
 
 
-Table = dict[tuple[int, int, bool], tuple[Point, ...]]
+@functools.lru_cache(maxsize=2**16)
+def frontier(chain: Chain, again: bool = False) -> tuple[Point, ...]:
+    """The best points of a chain, by rising bytes.
 
-
-@functools.lru_cache(maxsize=64)
-def frontier(chain: Chain) -> Table:
-    """The best points for all (low, high, again), by rising bytes.
-
-    From the kept state `low`, with the error of layer `high`: keep some middle state, finish what
-    is above it, then what is below. `again`: the first way up has been gone before.
+    From its input, which is kept, with the error of its last layer: keep some middle state, finish
+    what is above it, then what is below. `again`: the way up has been gone before.
     """
     d = len(chain.weights)
-    table: Table = {
-        (s, s + 1, again): (Point(chain.step(s + 1), 0, s),)
-        for s in range(d)
-        for again in (False, True)
-    }
-    for length in range(2, d + 1):
-        for low in range(d - length + 1):
-            for again in (False, True):
-                table[low, low + length, again] = _points(chain, table, low, low + length, again)
-    return table
-
-
-def _points(chain: Chain, table: Table, low: int, high: int, again: bool) -> tuple[Point, ...]:
+    if d == 1:
+        return (Point(chain.step(1), 0, 0),)
     found, way = [], 0
-    for middle in range(low + 1, high):
-        way = max(way, chain.advance(low, middle, high, again))
-        for above in table[middle, high, False]:
-            for below in table[low, middle, True]:
-                most = max(way, chain.states[middle] + above.bytes, below.bytes)
-                advances = middle - low + above.advances + below.advances
-                found.append(Point(most, advances, middle))
+    for middle in range(1, d):
+        way = max(way, chain.advance(0, middle, d, again))
+        above, below = frontier(chain.part(middle, d)), frontier(chain.part(0, middle), True)
+        for most, advances in _one_after_the_other(chain.states[middle], above, below):
+            found.append(Point(max(way, most), middle + advances, middle))
     best: list[Point] = []
     for point in sorted(found):
         if not best or point.advances < best[-1].advances:
@@ -59,14 +45,32 @@ def _points(chain: Chain, table: Table, low: int, high: int, again: bool) -> tup
     return tuple(best)
 
 
+def _one_after_the_other(
+    kept: int, above: tuple[Point, ...], below: tuple[Point, ...]
+) -> Iterator[tuple[int, int]]:
+    """(the greater peak, the sum of the advances) of both parts, as the room for them rises."""
+    i = j = 0
+    while True:
+        yield max(kept + above[i].bytes, below[j].bytes), above[i].advances + below[j].advances
+        if i + 1 < len(above) and (
+            j + 1 == len(below) or kept + above[i + 1].bytes < below[j + 1].bytes
+        ):
+            i += 1
+        elif j + 1 < len(below):
+            j += 1
+        else:
+            return
+
+
 def unequal(chain: Chain, room: int) -> Schedule | None:
     """The schedule with the fewest evaluations in `room` bytes; None where there is none."""
-    table, d = frontier(chain), len(chain.weights)
-    if room < table[0, d, False][0].bytes:
+    if room < frontier(chain)[0].bytes:
         return None
 
     def split(low: int, high: int, room: int, again: bool) -> int | None:
-        fits = [point for point in table[low, high, again] if point.bytes <= room]
-        return None if high - low == 1 else fits[-1].middle
+        if high - low == 1:
+            return None
+        points = frontier(chain.part(low, high), again)
+        return low + [point for point in points if point.bytes <= room][-1].middle
 
-    return visits(d, room, split, chain.states.__getitem__)
+    return visits(len(chain.weights), room, split, chain.states.__getitem__)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from jaxbackprop import backprop, train
 from peers.flax_equinox import equinox_epoch, equinox_gradient, flax_epoch, flax_gradient
-from peers.jaxbackprops import as_layers, as_params, ours, walked
+from peers.jaxbackprops import as_others, as_params, ours, walked
 from peers.pytorch import torch_peer, torch_products
 from peers.text import text_epoch, text_gradient
 from peers.work import WORKS, Run, Weights, Work, compiled, material
@@ -33,7 +33,7 @@ __all__ = [
 # name: (package it needs, one gradient, one epoch)
 PEERS: dict[str, tuple[str, Callable, Callable]] = {
     "jaxbackprop": ("jax", *ours(backprop)),
-    "unstacked": ("jax", *ours(backprop, as_layers)),
+    "the other form": ("jax", *ours(backprop, as_others)),
     "jax.grad": ("jax", *ours(train.automatic)),
     "graph wing": ("jax", *ours(walked)),
     "flax nnx": ("flax", flax_gradient, flax_epoch),

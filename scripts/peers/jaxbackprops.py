@@ -10,6 +10,7 @@ import optax
 
 from jaxbackprop import Network, loss, stack, train, unstack, value_and_grad
 from jaxbackprop.network import Layer
+from jaxbackprop.stacks import LONG_RUN
 from peers.work import RATES, Run, Weights, Work, compiled
 
 
@@ -18,7 +19,15 @@ def as_layers(weights: Weights) -> Any:
 
 
 def as_params(weights: Weights) -> Any:
-    return stack(as_layers(weights))
+    """In the form that `init` chooses."""
+    layers = as_layers(weights)
+    return stack(layers) if len(layers) > LONG_RUN else layers
+
+
+def as_others(weights: Weights) -> Any:
+    """In the form that it does not choose, where there are two."""
+    layers = as_layers(weights)
+    return layers if len(layers) > LONG_RUN else stack(layers)
 
 
 def from_params(params: Any) -> Weights:
