@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,6 +170,14 @@ def evaluate(expression: str, names: dict[str, Any]) -> Any:
         raise ValueError(message) from error
 
 
+def looked_into(function: Callable, argnums: tuple[int, ...], arguments: list) -> Any:
+    """Raises ValueError where the function cannot be called or differentiated so."""
+    try:
+        return inspect(function, argnums=argnums)(*arguments)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+
+
 def show(title: str, inspection: Any, table: bool = True) -> bool:
     """Print what was found; is there anything?"""
     origin = inspection.origin()
@@ -181,7 +190,7 @@ def main(options: Options) -> bool:
     if options.target:
         function, names = load(options.target)
         arguments = [evaluate(expression, names) for expression in options.args]
-        found = inspect(function, argnums=options.argnums)(*arguments)
+        found = looked_into(function, options.argnums, arguments)
         return show(options.target, found, options.table)
     for name in options.only or GALLERY:
         title, trap = GALLERY[name]
@@ -191,7 +200,4 @@ def main(options: Options) -> bool:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(tyro.cli(Options, description=__doc__)))
-    except (ValueError, TypeError) as error:
-        sys.exit(f"where_is_my_nan: {error}")
+    sys.exit(main(tyro.cli(Options, description=__doc__)))

@@ -6,6 +6,8 @@
     python tests/campaigns.py damage --count 5000
     python tests/campaigns.py idx --count 2000
     python tests/campaigns.py fuzz --count 10000
+    python tests/campaigns.py check --count 2000
+    python tests/campaigns.py locate --count 200
 
 The exit status is 1 where a trial failed, or where the campaign's *control*, a few trials of a
 program with a planted fault, did not fail. The suite runs each campaign shortened
@@ -32,6 +34,18 @@ def fuzz(root: pathlib.Path, count: int, seed: int) -> Report:
     return campaign_fuzz.fuzz(root, count, seed)
 
 
+def check(root: pathlib.Path, count: int, seed: int) -> Report:
+    import campaign_check
+
+    return campaign_check.check(root, count, seed)
+
+
+def locate(root: pathlib.Path, count: int, seed: int) -> Report:
+    import campaign_locate
+
+    return campaign_locate.locate_(root, count, seed)
+
+
 CAMPAIGNS = {
     "kill": campaign_runs.kill,
     "stop": campaign_runs.stop,
@@ -39,6 +53,8 @@ CAMPAIGNS = {
     "damage": campaign_files.damage,
     "idx": campaign_files.idx,
     "fuzz": fuzz,
+    "check": check,
+    "locate": locate,
 }
 
 
@@ -46,7 +62,9 @@ CAMPAIGNS = {
 class Options:
     """Which campaign to run, how long, and from which seed."""
 
-    campaign: tyro.conf.Positional[Literal["kill", "stop", "full-disk", "damage", "idx", "fuzz"]]
+    campaign: tyro.conf.Positional[
+        Literal["kill", "stop", "full-disk", "damage", "idx", "fuzz", "check", "locate"]
+    ]
     count: int = 20
     """How many trials."""
     seed: int = 0

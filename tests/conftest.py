@@ -22,7 +22,7 @@ SLOW = {
     f"test_{name}"
     for name in (
         *("campaigns", "processes", "sharding", "saving", "scripts", "explorer", "benchmark"),
-        *("package", "docs", "checkpoint", "check_campaign", "check_programs", "graph_harness"),
+        *("package", "docs", "checkpoint", "check_campaign", "graph_harness"),
         *("graph_programs", "graph_devices", "inspect_programs", "locate", "unformed"),
         *("per_example", "per_example_models", "budget", "flow", "watch", "backprop"),
     )

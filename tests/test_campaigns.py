@@ -27,7 +27,7 @@ def seed():
     ("campaign", "count"),
     [
         *(("kill", 8), ("stop", 5), ("full-disk", 4)),
-        *(("damage", 200), ("idx", 200), ("fuzz", 250)),
+        *(("damage", 200), ("idx", 200), ("fuzz", 250), ("check", 40)),
     ],
 )
 def test_no_trial_of_a_campaign_fails(campaign, count, seed):

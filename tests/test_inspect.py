@@ -548,7 +548,10 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "where_is_my_nan.py"
 
 @pytest.fixture(scope="module")
 def script():
-    return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        patch.setattr(sys, "excepthook", sys.excepthook)
+        return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 
 
 def test_the_gallery_shows_each_origin(script, capsys):

@@ -5,6 +5,7 @@ Each slope is taken at three steps h, h/4, h/16; the errors of order hÂ² and hâ
 is not enough, a kink lies between, or the curvature is large: smaller steps follow.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from jaxbackprop.check.leaves import eps
 
 STEPS = np.array([1, 1 / 4, 1 / 16])
 ROUNDS = 4
+APART = ((2e-4, 5), (2e-3, 7))  # distances of points on a staircase, orders of their differences
 AT_ONCE = 8  # directions, fewer where each point has many numbers
 NUMBERS = 400_000  # in the directions that are taken at once
 
@@ -30,18 +32,31 @@ class Slopes(NamedTuple):
 
 
 def noise(flat: Flat) -> float:
-    """How far the values of f scatter: third differences of neighbouring points (Hamming, 1962).
+    """How far the values of f scatter: high differences of neighbouring points (Hamming, 1962).
 
-    At least the rounding of the result; more where f computes inside in less precision.
+    At least the rounding of the result; more where f computes inside in less precision. Where all
+    of some neighbours are equal f is a staircase of such numbers, and its steps may be wider than
+    the distance of the points: then they are taken further apart.
     """
     if not flat.x.size:
         return 0.0
     draw = np.random.default_rng(0)
     u = draw.choice([-1.0, 1.0], flat.x.size) * draw.uniform(0.5, 1.5, flat.x.size)
-    t = 1e-5 * (20 * np.arange(1, 13)[:, None] + np.arange(4))
-    f, _ = flat.along(flat.x, u[None] / np.linalg.norm(u), t.reshape(1, -1))
-    scatter = np.abs(np.diff(f.reshape(t.shape), 3)) / np.sqrt(20)
-    return max(2 * eps(flat.dtype) * abs(flat.cost), 3 * float(np.median(scatter)))
+    u = u[None] / np.linalg.norm(u)
+    scatter = 0.0
+    for apart, order in ((1e-5, 3), *APART):
+        t = apart * (20 * np.arange(1, 13)[:, None] + np.arange(order + 1))
+        f = flat.along(flat.x, u, t.reshape(1, -1))[0].reshape(t.shape)
+        gain = math.sqrt(math.comb(2 * order, order))  # of the differences of unit noise
+        scatter = max(scatter, float(np.median(np.abs(np.diff(f, order)))) / gain)
+        if np.ptp(f) == 0 or not (np.diff(f) == 0).any():
+            break
+    return max(floor(flat), 3 * scatter)
+
+
+def floor(flat: Flat) -> float:
+    """The rounding of f's own result."""
+    return 2 * eps(flat.dtype) * abs(flat.cost)
 
 
 def slopes(
@@ -94,7 +109,8 @@ def _three_steps(flat: Flat, u: np.ndarray, h: float, scatter: float, first: boo
         D = (f[..., 0] - f[..., 1]) / (t[..., 0] - t[..., 1])
         value, error = _extrapolated(D)
         jump, jump_error = _without_curvature(above - below)
-        still = first & (f == flat.cost).all(axis=(1, 2))  # later, steps may be too small for f
+        # Later, steps may be too small for f; on a staircase they may be at any time.
+        still = first & (scatter <= floor(flat)) & (f == flat.cost).all(axis=(1, 2))
         rounding = np.where(still, 0, 2 * scatter / t[:, -1, 0])
     error = np.where(np.isfinite(value), error + rounding, np.inf)
     return Slopes(value, error, jump, jump_error + 4 * rounding, rounding)
