@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from gates import as_float64, g1, g4
 
-from jaxbackprop import Network, init, loss, per_example, stack
+from jaxbackprop import Network, checkpoint, init, loss, per_example, stack
 from jaxbackprop.graph import unformed
 from jaxbackprop.per_example import quantities
+from jaxbackprop.per_example.fitting import most_examples
 
 SIZES = [(5, 7, 3), (4, 3), (6, 5, 4, 3), (5, *[6] * 19, 3)]  # the last one has a stack
 CASES = [("softmax", "cross_entropy", "tanh", sizes) for sizes in SIZES]
@@ -351,3 +352,50 @@ def test_one_example_has_no_variance():
     assert not any(
         np.any(v) for v in jax.tree.leaves(per_example.variance(f)(params, (x[:1], y[:1])))
     )
+
+
+# --- in a number of bytes ---
+
+
+def temporary(function, *args):
+    return jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_within_a_number_of_bytes_no_program_takes_more_and_the_numbers_stay(columns):
+    network, params, x, y = problem("softmax", "cross_entropy", "tanh", (16, 24, 4), m=48)
+    if columns:
+        f, batch = network, (x, y)
+    else:
+        batch = x.T, y.T
+        f = lambda params, example: loss(network, params, *(v[:, None] for v in example))  # noqa: E731
+    norms = per_example.gradient_norms
+    whole, one = (
+        temporary(norms(f), params, batch),
+        temporary(norms(f, microbatch=1), params, batch),
+    )
+    assert one < whole
+    for room in (one, (one + whole) // 2, whole):
+        within = norms(f, checkpoint=checkpoint.within(room))
+        assert temporary(within, params, batch) <= room
+        np.testing.assert_allclose(within(params, batch), norms(f)(params, batch), rtol=1e-5)
+    with pytest.raises(ValueError, match=f"one example at a time needs {one} bytes"):
+        norms(f, checkpoint=checkpoint.within(one - 1))(params, batch)
+    with pytest.raises(ValueError, match=r"does not see the batch of a jax\.vmap"):
+        jax.vmap(norms(f, checkpoint="1MiB"), (None, 0))(params, [v[None] for v in batch])
+
+
+@pytest.mark.parametrize("bend", [1.0, 0.5, 2.0])
+def test_the_greatest_number_of_examples_is_found_in_few_tries(bend):
+    """Whatever the course of the bytes, as long as they rise; a search one by one takes up to m."""
+    tried = set()
+
+    def needed(size):
+        tried.add(size)
+        return 1000 + int(50 * size**bend)
+
+    for room in (1060, 1300, 2000, 4000, 10**6):
+        greatest = max(size for size in range(1, 129) if needed(size) <= room)
+        tried.clear()
+        assert 0.8 * greatest - 1 <= most_examples(needed, 128, room) <= greatest
+        assert len(tried) <= 12

@@ -7,11 +7,13 @@ is a `Network`, with the cost of one example for f, and the batch (x, y), whose 
 examples.
 
 Nothing carries a 1/m that its definition does not name. With `microbatch` so many examples are in
-work at a time, in a scan: as many fewer bytes, the same numbers. All of them raise ValueError for a
-batch whose leaves differ in m or that has no examples, and what `grad` raises for an f that is not
-a real scalar and for parameters that are not real.
+work at a time, in a scan: as many fewer bytes, the same numbers. With `checkpoint=within(bytes)` as
+many as fit, and at most `microbatch`. All of them raise ValueError for a batch whose leaves differ
+in m or that has no examples, where one example at a time needs more bytes, and what `grad` raises
+for an f that is not a real scalar and for parameters that are not real.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -26,50 +28,55 @@ from jaxbackprop.network import Network
 from jaxbackprop.per_example.batches import count, in_turns
 from jaxbackprop.per_example.bounds import checked, coefficients
 from jaxbackprop.per_example.columns import outer_products
+from jaxbackprop.per_example.fitting import Room, sized
 
 Cost = Network | Callable[[Any, Any], Any]
 
 
-def gradient_norms(f: Cost, *, microbatch: int | None = None) -> Callable[..., Float[Array, " m"]]:
+def gradient_norms(
+    f: Cost, *, microbatch: int | None = None, checkpoint: Room = None
+) -> Callable[..., Float[Array, " m"]]:
     """‖gᵢ‖ of each example over all parameters; as it is where it is not finite.
 
     ‖δ aᵀ‖ = ‖δ‖ ‖a‖ (I. Goodfellow, *Efficient per-example gradient computations*, 2015), and of a
     sum of products the inner products of all pairs.
     """
 
-    def of(params, batch):
+    def of(params, batch, microbatch):
         squares = jax.tree.leaves(squared_norms(f, microbatch=microbatch)(params, batch))
         return jnp.sqrt(sum(squares)).astype(jnp.result_type(*jax.tree.leaves(params)))
 
-    return of
+    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
 
 
 def squared_norms(
-    f: Cost, *, microbatch: int | None = None
+    f: Cost, *, microbatch: int | None = None, checkpoint: Room = None
 ) -> Callable[..., PyTree[Float[Array, " m"]]]:
     """‖gᵢ‖² of each example and leaf: a tree like params, in float32 at least."""
 
-    def of(params, batch):
+    def of(params, batch, microbatch):
         _, squares = _ask(f, params, batch, microbatch, lambda leaves: ((), _squares(leaves)))
         return jax.tree.unflatten(jax.tree.structure(params), squares)
 
-    return of
+    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
 
 
-def gradients(f: Cost, *, microbatch: int | None = None) -> Callable[..., PyTree[Array]]:
+def gradients(
+    f: Cost, *, microbatch: int | None = None, checkpoint: Room = None
+) -> Callable[..., PyTree[Array]]:
     """gᵢ of each example, shaped as params with a first axis of m.
 
     m times the memory of the parameters, in microbatches too: the others need none of it.
     """
 
-    def of(params, batch):
+    def of(params, batch, microbatch):
         def form(leaves):
             return (), list(map(unformed.formed_each, leaves))
 
         _, formed = _ask(f, params, batch, microbatch, form)
         return jax.tree.unflatten(jax.tree.structure(params), formed)
 
-    return of
+    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
 
 
 class Clipped(NamedTuple):
@@ -85,6 +92,7 @@ def clipped_mean(
     max_norm: PyTree,
     *,
     microbatch: int | None = None,
+    checkpoint: Room = None,
     counts: bool = False,
 ) -> Callable[..., Any]:
     """(1/m) Σᵢ cᵢ gᵢ with cᵢ = min(1, max_norm / ‖gᵢ‖), shaped as params.
@@ -104,7 +112,7 @@ def clipped_mean(
     NaN.
     """
 
-    def of(params, batch):
+    def of(params, batch, microbatch):
         bounds, tree = checked(max_norm, params), jax.tree.structure(params)
 
         def clip(leaves):
@@ -117,11 +125,15 @@ def clipped_mean(
         mean = _means(sums, params, _count(f, batch))
         return Clipped(mean, clipped, bad) if counts else mean
 
-    return of
+    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
 
 
 def weighted_mean(
-    f: Cost, weights: Float[Array, " m"], *, microbatch: int | None = None
+    f: Cost,
+    weights: Float[Array, " m"],
+    *,
+    microbatch: int | None = None,
+    checkpoint: Room = None,
 ) -> Callable[..., PyTree[Array]]:
     """(1/m) Σᵢ wᵢ gᵢ, shaped as params: divided by m, not by the sum of the weights.
 
@@ -129,7 +141,7 @@ def weighted_mean(
     unless there is one weight an example.
     """
 
-    def of(params, batch):
+    def of(params, batch, microbatch):
         m = _count(f, batch)
         if jnp.shape(weights) != (m,):
             raise ValueError(
@@ -143,10 +155,12 @@ def weighted_mean(
         sums, _ = _ask(f, params, batch, microbatch, weigh, jnp.asarray(weights))
         return _means(sums, params, m)
 
-    return of
+    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
 
 
-def second_moment(f: Cost, *, microbatch: int | None = None) -> Callable[..., PyTree[Array]]:
+def second_moment(
+    f: Cost, *, microbatch: int | None = None, checkpoint: Room = None
+) -> Callable[..., PyTree[Array]]:
     """(1/m) Σᵢ gᵢ² of each number, shaped as params.
 
     (δ aᵀ)² = δ² (a²)ᵀ number by number, so that of one product it is a product of squares
@@ -154,24 +168,26 @@ def second_moment(f: Cost, *, microbatch: int | None = None) -> Callable[..., Py
     products are formed, a few examples at a time.
     """
 
-    def of(params, batch):
+    def of(params, batch, microbatch):
         def square(leaves):
             return list(map(unformed.total_squares, leaves)), ()
 
         sums, _ = _ask(f, params, batch, microbatch, square)
         return _means(sums, params, _count(f, batch))
 
-    return of
+    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
 
 
-def variance(f: Cost, *, microbatch: int | None = None) -> Callable[..., PyTree[Array]]:
+def variance(
+    f: Cost, *, microbatch: int | None = None, checkpoint: Room = None
+) -> Callable[..., PyTree[Array]]:
     """(1/m) Σᵢ (gᵢ − g)² of each number, g the mean, shaped as params; of one example 0.
 
     Times m / (m − 1) it is unbiased. Computed as the second moment less the squared mean: where the
     variance is far below the square of the mean, rounding of the latter is what remains.
     """
 
-    def of(params, batch):
+    def of(params, batch, microbatch):
         def both(leaves):
             squares = list(map(unformed.total_squares, leaves))
             return (squares, list(map(unformed.total, leaves))), ()
@@ -183,7 +199,7 @@ def variance(f: Cost, *, microbatch: int | None = None) -> Callable[..., PyTree[
         pairs = zip(squares, sums, strict=True)
         return _like(params, [jnp.maximum(s / m - jnp.square(g / m), 0) for s, g in pairs])
 
-    return of
+    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
 
 
 class NoiseScale(NamedTuple):
@@ -198,7 +214,9 @@ class NoiseScale(NamedTuple):
     signal: Float[Array, ""]
 
 
-def gradient_noise_scale(f: Cost, *, microbatch: int | None = None) -> Callable[..., NoiseScale]:
+def gradient_noise_scale(
+    f: Cost, *, microbatch: int | None = None, checkpoint: Room = None
+) -> Callable[..., NoiseScale]:
     """How many examples a batch needs for its gradient to stand out from its noise: tr Σ / ‖G‖².
 
     G is the true gradient, Σ the covariance of the gᵢ (S. McCandlish et al., *An empirical model of
@@ -206,7 +224,7 @@ def gradient_noise_scale(f: Cost, *, microbatch: int | None = None) -> Callable[
     with g the mean. Raises ValueError for a batch of one example.
     """
 
-    def of(params, batch):
+    def of(params, batch, microbatch):
         m = _count(f, batch)
         if m < 2:
             raise ValueError("the batch has 1 example: a noise scale needs at least two")
@@ -220,7 +238,7 @@ def gradient_noise_scale(f: Cost, *, microbatch: int | None = None) -> Callable[
         noise, signal = (single - whole) * m / (m - 1), (m * whole - single) / (m - 1)
         return NoiseScale(noise / signal, noise, signal)
 
-    return of
+    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
 
 
 def checked_params(params: Any) -> None:

@@ -5,6 +5,6 @@
 that order; `planning` holds the compiled program against what was asked.
 """
 
-from jaxbackprop.graph.budget.gradient import asked_bytes, compiled, run
+from jaxbackprop.graph.budget.gradient import asked_bytes, compiled, one_at_a_time, run
 
-__all__ = ["asked_bytes", "compiled", "run"]
+__all__ = ["asked_bytes", "compiled", "one_at_a_time", "run"]

@@ -45,7 +45,7 @@ def run(f: Callable, leaves: Sequence[Any], bytes: int) -> tuple[Any, Any, Calla
     steps = planned.order.steps
     first = first_back(planned.graph, steps)
     known = len(joint.inputs) - sum(seeded)
-    inputs = [_one_at_a_time.bind(x) for x in (*consts, *leaves)]
+    inputs = [one_at_a_time(x) for x in (*consts, *leaves)]
     evaluation = Evaluation(planned.graph, planned.order.held, joint.inputs[:known], inputs)
     evaluation.run(steps[:first])
     outputs = [evaluation.read(v) for v in joint.outputs[: len(seeded)]]
@@ -116,7 +116,11 @@ def _refuse(values: tuple, places: tuple) -> Any:
     )
 
 
-# The identity, which says no to jax.vmap: a plan is made for the arrays as they are.
+def one_at_a_time(x: Any) -> Any:
+    """The identity, which says no to jax.vmap: a plan is made for the arrays as they are."""
+    return _one_at_a_time.bind(x)
+
+
 _one_at_a_time = Primitive("one_at_a_time")
 _one_at_a_time.def_impl(lambda x: x)
 _one_at_a_time.def_abstract_eval(lambda x: x)
