@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import command  # noqa: F401
 import jax
@@ -31,6 +32,8 @@ import numpy as np
 import peers
 import tyro
 from benchmark_parts.report import report
+from parts.arguments import check
+from parts.progress import doing, told
 from peers import PEERS, WORKS, Work
 from rich.console import Console
 
@@ -49,9 +52,9 @@ SCALING = {
 class Options:
     """What to measure, and where to leave it."""
 
-    works: tuple[str, ...] = tuple(WORKS)
+    works: tuple[Literal[tuple(WORKS)], ...] = tuple(WORKS)
     """Which networks."""
-    peers: tuple[str, ...] = tuple(PEERS)
+    peers: tuple[Literal[tuple(PEERS)], ...] = tuple(PEERS)
     """Which peers; those whose package is not installed are left out."""
     quick: bool = False
     """Two networks, fewer rounds, without torch.compile, peak memory and scaling curves."""
@@ -63,14 +66,9 @@ class Options:
     """A folder for benchmark.json, benchmark.png and, where it is there, performance.md."""
 
     def __post_init__(self) -> None:
-        for name, known in (("works", WORKS), ("peers", PEERS)):
-            for given in getattr(self, name):
-                if given not in known:
-                    raise ValueError(f"--{name} {given}: one of {', '.join(known)}")
+        check(self, rounds=3)
         if "jaxbackprop" not in self.peers:
             raise ValueError("--peers needs jaxbackprop, which the ratios are to")
-        if self.rounds < 3:
-            raise ValueError(f"--rounds is {self.rounds}, expected at least 3")
 
 
 def interleave(calls: dict[str, Callable], rounds: int) -> dict[str, list]:
@@ -199,6 +197,7 @@ def scaling(rounds: int) -> dict:
     """Seconds and temporary bytes of the library and jax.grad against width, depth and batch."""
     curves = {}
     for axis, values in SCALING.items():
+        doing(f"how the cost grows with {axis}")
         rows = {name: {"seconds": [], "bytes": []} for name in ("jaxbackprop", "jax.grad")}
         flops, activations = [], []
         for value in values:
@@ -252,11 +251,13 @@ def measure(options: Options, works: list[Work], console: Console) -> dict:
     result["head"]["absent"] = ", ".join(absent)
     rounds = min(options.rounds, 5) if options.quick else options.rounds
     for work in works:
+        doing(f"{work.name}: one gradient")
         begin, own = time.perf_counter(), deep_compile(work, names)
         found = {"flops": work.flops, "steps": work.steps, "batch": work.batch}
         found |= {"sizes": work.sizes, "forward_flops": work.forward_flops}
         found["gradient"] = one_gradient(work, own, rounds, options.quick)
         for rule in ("sgd", "adam"):
+            doing(f"{work.name}: an epoch, {rule}")
             found[rule] = one_epoch(work, own, rule, max(3, rounds // 3))
         result["works"][work.name] = found
         console.print(f"[dim]{work.name}: {time.perf_counter() - begin:.0f} s[/]")
@@ -265,6 +266,7 @@ def measure(options: Options, works: list[Work], console: Console) -> dict:
     return result
 
 
+@told
 def main(options: Options) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     works = [WORKS[name] for name in options.works if not options.quick or name in QUICK]

@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import optax
 import tyro
 from flax import nnx
+from parts.arguments import check
 from parts.measure import machine
+from parts.progress import doing, told
 
 from jaxbackprop.check import check_gradients
 
@@ -40,6 +42,11 @@ class Options:
     """In a sequence."""
     seed: int = 0
     """Decides weights and data."""
+
+    def __post_init__(self) -> None:
+        check(self, width=1, blocks=1, heads=1, batch=1, tokens=1)
+        if self.width % self.heads:
+            raise ValueError(f"--width is {self.width}, not a multiple of --heads {self.heads}")
 
 
 class Block(nnx.Module):
@@ -75,6 +82,7 @@ class Transformer(nnx.Module):
         return self.last(x)
 
 
+@told
 def main(options: Options) -> int:
     graph, params, rest = nnx.split(Transformer(options), nnx.Param, ...)
     shape = (options.batch, options.tokens + 1)
@@ -87,6 +95,7 @@ def main(options: Options) -> int:
 
     leaves = jax.tree.leaves(params)
     print(f"{sum(leaf.size for leaf in leaves):,} parameters, {len(leaves)} leaves; {machine()}")
+    doing("checking the right gradient")
     begin = time.perf_counter()
     right = check_gradients(loss, params)
     print(f"right: {str(right).split(chr(10))[-1]}; {time.perf_counter() - begin:.1f} s")
@@ -94,6 +103,7 @@ def main(options: Options) -> int:
     gradient = jax.jit(jax.grad(loss))(params)
     wrong = gradient["blocks"][0]["wide"]["kernel"]
     wrong.set_value(1.01 * jnp.asarray(wrong.get_value()))
+    doing("checking the wrong gradient")
     begin = time.perf_counter()
     report = check_gradients(loss, params, gradient=gradient)
     named = [leaf.name for leaf in report.leaves if not leaf.ok]

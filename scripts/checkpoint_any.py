@@ -1,7 +1,7 @@
 """Bytes against time for the gradients of models of flax and equinox, under a byte budget.
 
     python scripts/checkpoint_any.py --quick                 small models, plans only: a minute
-    python scripts/checkpoint_any.py --measure               compiled and timed, beside jax.grad
+    python scripts/checkpoint_any.py --measure               full size, timed: some 20 minutes
     python scripts/checkpoint_any.py --models LSTM MLP
 
 A row is a plan: bytes asked, predicted, compiled; estimated time over that of keeping everything;
@@ -11,7 +11,7 @@ with --measure, the median of the rounds' ratios to jax.grad.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import command  # noqa: F401
 import equinox as eqx
@@ -19,7 +19,9 @@ import jax
 import jax.numpy as jnp
 import tyro
 from flax import nnx
+from parts.arguments import check
 from parts.measure import compiled, interleaved, machine, ratio, temporary_bytes
+from parts.progress import doing, told
 
 from jaxbackprop import checkpoint, value_and_grad
 
@@ -27,18 +29,24 @@ MIB = 2**20
 SHARES = (1.0, 0.5, 0.25, 0.15)
 
 
+Name = Literal["transformer", "scanned", "CNN", "MLP", "LSTM", "U"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What to plan."""
 
-    models: tuple[str, ...] = ("transformer", "scanned", "CNN", "MLP", "LSTM", "U")
-    """Some of: transformer scanned CNN MLP LSTM U."""
+    models: tuple[Name, ...] = get_args(Name)
+    """Which models."""
     quick: bool = False
     """Small sizes."""
     measure: bool = False
     """Time the programs too."""
     rounds: int = 7
     """Rounds of --measure."""
+
+    def __post_init__(self) -> None:
+        check(self, rounds=1)
 
 
 class Block(nnx.Module):
@@ -144,9 +152,11 @@ MODELS = {
 }
 
 
+@told
 def main(options: Options) -> None:
     print(machine())
     for name in options.models:
+        doing(f"{name}: jax.grad, and the least")
         loss, params = MODELS[name](options.quick)
         reference, _ = compiled(jax.value_and_grad(loss), params)
         whole = temporary_bytes(reference)
@@ -154,6 +164,7 @@ def main(options: Options) -> None:
         programs = {"jax.grad": reference}
         for share in SHARES:
             asked = int(share * whole)
+            doing(f"{name}: planning for {asked / MIB:.2f} MiB")
             try:
                 plan = checkpoint.plan(loss, params, bytes=asked)
             except ValueError as error:

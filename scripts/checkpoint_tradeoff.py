@@ -13,21 +13,22 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import command  # noqa: F401
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 import tyro
-from matplotlib.ticker import LogLocator
+from benchmark_parts.checkpoints import draw
 from parts import figures
+from parts.arguments import check
 from parts.measure import compiled, interleaved, machine, ratio, temporary_bytes, verdict
+from parts.progress import doing, told
 from rich.console import Console
 from rich.table import Table
 
 from jaxbackprop import Network, backprop, checkpoint, init, loss, stack, unstack
-from jaxbackprop.checkpoint.planning import MIB, best, best_plan, every_plan, least, shape_of
+from jaxbackprop.checkpoint.planning import MIB, best_plan, every_plan, least, shape_of
 from jaxbackprop.checkpoint.schedule import steps
 
 
@@ -50,6 +51,9 @@ class Options:
     write: Path = figures.FOLDER
     """The folder for what it makes; "docs" for what the documentation shows."""
 
+    def __post_init__(self) -> None:
+        check(self, depth=4, width=1, batch=1, rounds=1)
+
 
 def problem(depth: int, width: int, batch: int) -> tuple[Network, Any, jax.Array, jax.Array]:
     network = Network((width,) * (depth + 2), "tanh", "identity")
@@ -66,8 +70,10 @@ def measured(functions: dict[str, Callable], arguments: tuple, rounds: int) -> t
     """Seconds of each in each round; temporary bytes and compile time."""
     programs, facts = {}, {}
     for name, f in functions.items():
+        doing(f"compiling {name}")
         programs[name], seconds = compiled(f, *arguments, static_argnums=0)
         facts[name] = {"bytes": temporary_bytes(programs[name]), "compile": seconds}
+    doing("measuring all in turn")
     calls = {name: functools.partial(f, *arguments[1:]) for name, f in programs.items()}
     return interleaved(calls, rounds), facts
 
@@ -75,57 +81,70 @@ def measured(functions: dict[str, Callable], arguments: tuple, rounds: int) -> t
 AUTOMATIC = jax.value_and_grad(loss, argnums=1)
 
 
-def tradeoff(options: Options, console: Console) -> None:
-    arguments = problem(options.depth, options.width, options.batch)
-    shape = shape_of(arguments[0], arguments[1], options.batch)
-    root = round(options.depth**0.5)
-    full = every_plan(shape, 1).bytes
-    budgets = [int(b) for b in np.geomspace(1.05 * least(shape).bytes, full / 3, 5)]
-    if (options.depth, options.width, options.batch) == (144, 256, 2048):
-        budgets[1] = 16 * MIB
-    functions = {"all stored": backprop, "jax.grad of the scan": AUTOMATIC}
-    plans = {"all stored": every_plan(shape, 1)}
-    for k in sorted({root // 2, root, 3 * root}):
-        functions[f"every({k})"] = by_hand(checkpoint.every(k))
-        plans[f"every({k})"] = every_plan(shape, k)
-        functions[f"jax.checkpoint, {k} layers"] = by_hand(checkpoint.jax_segments(k))
-    for room in budgets:
-        name = f"within({room / MIB:.1f} MiB)"
-        functions[name] = by_hand(checkpoint.within(room))
-        plans[name] = best_plan(shape, room)
-    seconds, facts = measured(functions, arguments, options.rounds)
+class Way(NamedTuple):
+    """A way to compute the gradient; its plan, where it is this library's, and the room it has."""
 
-    table = Table(title=f"{shape}, {machine()}")
-    for name in (
-        "",
-        "ms",
-        "to all stored",
-        "temporary MiB",
-        "planned MiB",
-        "evaluations",
-        "compile s",
-    ):
+    gradient: Callable
+    plan: Any = None
+    room: int | None = None
+
+
+def ways_of(options: Options, network: Network, params: Any) -> tuple[Any, int, dict[str, Way]]:
+    """The shape of the network, √depth, and by name all stored, every k-th, and so many bytes."""
+    shape, root = shape_of(network, params, options.batch), round(options.depth**0.5)
+    everything = every_plan(shape, 1)
+    found = {
+        "all stored": Way(backprop, everything),
+        "jax.grad of the scan": Way(AUTOMATIC),
+    }
+    for k in sorted({root // 2, root, 3 * root}):
+        found[f"every({k})"] = Way(by_hand(checkpoint.every(k)), every_plan(shape, k))
+        found[f"jax.checkpoint, {k} layers"] = Way(by_hand(checkpoint.jax_segments(k)))
+    rooms = [int(b) for b in np.geomspace(1.05 * least(shape).bytes, everything.bytes / 3, 5)]
+    if (options.depth, options.width, options.batch) == (144, 256, 2048):
+        rooms[1] = 16 * MIB
+    for room in rooms:
+        way = Way(by_hand(checkpoint.within(room)), best_plan(shape, room), room)
+        found[f"within({room / MIB:.1f} MiB)"] = way
+    return shape, root, found
+
+
+def tabled(title: str, ways: dict[str, Way], facts: dict[str, dict]) -> Table:
+    table = Table(title=title)
+    heads = ("ms", "to all stored", "temporary MiB", "planned MiB", "evaluations", "compile s")
+    for name in ("", *heads):
         table.add_column(name, justify="right" if name else "left")
-    for name in functions:
-        found = plans.get(name)
-        middle, *_ = ratio(seconds, name, "all stored")
-        facts[name] |= {"ms": 1e3 * float(np.median(seconds[name])), "to all stored": middle}
-        if found:
-            facts[name] |= {"planned": found.bytes, "evaluations": found.evaluations}
-        if name.startswith("within"):
-            facts[name]["room"] = budgets.pop(0)
+    for name, way in ways.items():
+        fact = facts[name]
         table.add_row(
             name,
-            f"{facts[name]['ms']:.0f}",
-            f"{middle:.2f}",
-            f"{facts[name]['bytes'] / MIB:.1f}",
-            f"{found.bytes / MIB:.1f}" if found else "",
-            f"{found.evaluations}" if found else "",
-            f"{facts[name]['compile']:.2f}",
+            f"{fact['ms']:.0f}",
+            f"{fact['to all stored']:.2f}",
+            f"{fact['bytes'] / MIB:.1f}",
+            f"{way.plan.bytes / MIB:.1f}" if way.plan else "",
+            f"{way.plan.evaluations}" if way.plan else "",
+            f"{fact['compile']:.2f}",
         )
-    console.print(table)
+    return table
+
+
+def tradeoff(options: Options, console: Console) -> None:
+    arguments = problem(options.depth, options.width, options.batch)
+    shape, root, ways = ways_of(options, *arguments[:2])
+    seconds, facts = measured(
+        {name: way.gradient for name, way in ways.items()}, arguments, options.rounds
+    )
+    for name, way in ways.items():
+        facts[name]["ms"] = 1e3 * float(np.median(seconds[name]))
+        facts[name]["to all stored"] = ratio(seconds, name, "all stored")[0]
+        if way.plan:
+            facts[name] |= {"planned": way.plan.bytes, "evaluations": way.plan.evaluations}
+        if way.room:
+            facts[name]["room"] = way.room
+    console.print(tabled(f"{shape}, {machine()}", ways, facts))
     if not options.quick:
-        path = draw(options, shape, facts)
+        title = f"{options.depth} layers of {options.width}, batch {options.batch}"
+        path = draw(title, shape, facts, options.write)
         path.with_suffix(".json").write_text(
             json.dumps({"machine": machine(), "shape": str(shape), "measured": facts}, indent=1)
         )
@@ -160,63 +179,6 @@ def bars_of_segments(
         )
 
 
-def draw(options: Options, shape: Any, facts: dict) -> Path:
-    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
-    kinds = {
-        "all stored": ("tab:blue", "o", "by hand: all stored"),
-        "every": ("tab:blue", "s", "by hand: every k-th stored (k beside it)"),
-        "within": ("tab:blue", "D", "by hand: within so many bytes"),
-        "jax.grad": ("tab:orange", "o", "jax.grad of the scan"),
-        "jax.checkpoint": ("tab:orange", "s", "jax.checkpoint of k layers (k beside it)"),
-    }
-    for start, (color, marker, label) in kinds.items():
-        names = [name for name in facts if name.startswith(start)]
-        points = [(facts[n]["bytes"] / MIB, facts[n]["ms"]) for n in names]
-        axes.scatter(*zip(*points, strict=True), color=color, marker=marker, label=label, zorder=3)
-        for name, point in zip(names, points, strict=True):
-            if start in ("every", "jax.checkpoint"):
-                k = name.split("(")[1][:-1] if "(" in name else name.split()[1]
-                above = start == "jax.checkpoint"
-                axes.annotate(
-                    k.removesuffix(" layers"),
-                    point,
-                    xytext=(0, 8 if above else -16),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=8,
-                    color=color,
-                )
-    stored = facts["all stored"]
-    each = stored["ms"] / (3 * stored["evaluations"])  # forward is a third of the products
-    rooms = np.geomspace(min(fact["bytes"] for fact in facts.values()) * 0.95, stored["bytes"], 200)
-    found = [(room, best(shape, int(room))) for room in rooms]
-    curve = [
-        (room / MIB, stored["ms"] + each * (plan.evaluations - stored["evaluations"]))
-        for room, plan in found
-        if plan
-    ]
-    axes.plot(
-        *zip(*curve, strict=True),
-        color="gray",
-        linewidth=1,
-        label="fewest evaluations that fit, at the\npace of the run with all stored",
-    )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
-    axes.set(
-        xlabel="temporary memory, MiB",
-        ylabel="time of one gradient, ms",
-        title=f"{options.depth} layers of {options.width}, batch {options.batch}",
-        ylim=(0, None),
-    )
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper right")
-    return figures.save(figure, options.write, "checkpoint_tradeoff", dpi=130)
-
-
 def bars_of_stacks(console: Console, quick: bool) -> None:
     """Full storage against jax.grad over the same scan and over the unrolled network."""
     depth = 64 if quick else 256
@@ -243,6 +205,7 @@ def bars_of_stacks(console: Console, quick: bool) -> None:
 def bars_of_compiling(console: Console) -> None:
     """Compile time does not grow with depth."""
     for name, strategy in (("all stored", None), ("every(12)", checkpoint.every(12))):
+        doing(f"compiling {name} at 16 and at 1024 layers")
         times = {depth: [] for depth in (16, 1024)}
         for _ in range(5):
             for depth, found in times.items():
@@ -257,6 +220,7 @@ def bars_of_compiling(console: Console) -> None:
         )
 
 
+@told
 def main(options: Options) -> None:
     console = Console(highlight=False, width=110)
     if options.quick:

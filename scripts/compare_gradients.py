@@ -11,13 +11,14 @@ float64. The exit status is 1 where an error is above its gate. It takes some fi
 import dataclasses
 import functools
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from parts.arguments import check
 from parts.measure import interleaved, ratio
 from rich.console import Console
 from rich.table import Table
@@ -49,8 +50,7 @@ class Options:
     """Decides weights and data."""
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ValueError(f"--batch is {self.batch}, expected at least 1")
+        check(self, batch=1)
 
 
 def example(network: Network, options: Options) -> tuple[Any, jax.Array, jax.Array]:
@@ -62,21 +62,63 @@ def example(network: Network, options: Options) -> tuple[Any, jax.Array, jax.Arr
     return params, x, y / y.sum(0) if network.loss == "cross_entropy" else y
 
 
+class Row(NamedTuple):
+    """Of W or b of a layer: its errors to jax.grad and to differences, where it differs most."""
+
+    name: str
+    shape: tuple[int, ...]
+    errors: tuple[float, float]  # in units of eps
+    largest: float
+    at: tuple[int, int]
+    ok: bool
+
+
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
     """‖found − expected‖ / ‖expected‖; 0 / 0 is 0, and anything else / 0 infinite."""
     distance, size = np.linalg.norm(found - expected), np.linalg.norm(expected)
     return float(distance / size) if size else float("inf") * distance if distance else 0.0
 
 
+def compared(layers: tuple[Any, Any, Any], eps: float, gates: tuple[float, float]) -> list[Row]:
+    """Of W and b of a layer by hand, by jax.grad and by central differences: a row each."""
+    rows = []
+    for name in Layer._fields:
+        g, ĝ, steps = (np.asarray(getattr(layer, name)).astype("float64") for layer in layers)
+        errors = relative(g, ĝ) / eps, relative(g, steps) / eps
+        difference = np.abs(g - ĝ)
+        at = np.unravel_index(difference.argmax(), g.shape)
+        ok = errors[0] <= gates[0] and errors[1] <= gates[1]
+        rows.append(Row(name, g.shape, errors, float(difference[at]), (int(at[0]), int(at[1])), ok))
+    return rows
+
+
+def tabled(title: str, rows: dict[int, list[Row]]) -> Table:
+    """By layer, counted from 1."""
+    table = Table(title=title, title_justify="left")
+    for name in ("", "shape", "jax.grad", "largest |Δ|", "at", "central"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for l, of_layer in rows.items():
+        for row in of_layer:
+            table.add_row(
+                f"{row.name}{l}",
+                "×".join(map(str, row.shape)),
+                f"{row.errors[0]:.2g} eps",
+                f"{row.largest:.1e}",
+                f"{row.at[0]}, {row.at[1]}",
+                f"{row.errors[1]:.2g} eps",
+                "ok" if row.ok else "WRONG",
+            )
+    return table
+
+
 def main(options: Options) -> bool:
     network = Network(options.sizes, options.hidden, options.output, options.loss)
     params, x, y = example(network, options)
     params64, x64, y64 = jax.tree.map(lambda leaf: leaf.astype("float64"), (params, x, y))
-
-    ways = {"by hand": backprop, "jax.grad": train.automatic}
     calls = {
         name: functools.partial(jax.jit(functools.partial(way, network)), params, x, y)
-        for name, way in ways.items()
+        for name, way in {"by hand": backprop, "jax.grad": train.automatic}.items()
     }
     seconds = interleaved(calls, ROUNDS)
     (_, manual), (_, automatic) = (call() for call in calls.values())
@@ -84,40 +126,20 @@ def main(options: Options) -> bool:
 
     eps = float(jnp.finfo(options.dtype).eps)
     gate = 8 * (network.depth + 1)
-    numerical_gate = max(gate, NUMERICAL_GATE / eps)
-    table = Table(
-        title=f"{network.sizes}, {options.hidden}, {options.output}, {options.loss}, "
-        f"batch {options.batch}, {options.dtype}, {jax.default_backend()}",
-        title_justify="left",
+    gates = gate, max(gate, NUMERICAL_GATE / eps)
+    layers = zip(*map(unstack, (manual, automatic, numerical)), strict=True)
+    rows = {l: compared(each, eps, gates) for l, each in enumerate(layers, 1)}
+    good = all(row.ok for of_layer in rows.values() for row in of_layer)
+    title = (
+        f"{network.sizes}, {options.hidden}, {options.output}, {options.loss}, "
+        f"batch {options.batch}, {options.dtype}, {jax.default_backend()}"
     )
-    for name in ("", "shape", "jax.grad", "largest |Δ|", "at", "central"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict")
-
-    good = True
-    for l, layers in enumerate(zip(*map(unstack, (manual, automatic, numerical)), strict=True), 1):
-        for name in Layer._fields:
-            g, ĝ, steps = (np.asarray(getattr(layer, name)).astype("float64") for layer in layers)
-            difference = np.abs(g - ĝ)
-            at = np.unravel_index(difference.argmax(), g.shape)
-            errors = relative(g, ĝ) / eps, relative(g, steps) / eps
-            ok = errors[0] <= gate and errors[1] <= numerical_gate
-            good &= ok
-            table.add_row(
-                f"{name}{l}",
-                "×".join(map(str, g.shape)),
-                f"{errors[0]:.2g} eps",
-                f"{difference[at]:.1e}",
-                f"{int(at[0])}, {int(at[1])}",
-                f"{errors[1]:.2g} eps",
-                "ok" if ok else "WRONG",
-            )
     console = Console(highlight=False)
-    console.print(table)
+    console.print(tabled(title, rows))
     middle, low, high = ratio(seconds, "by hand", "jax.grad")
     n = sum(leaf.size for leaf in jax.tree.leaves(params))
     console.print(
-        f"gates: {gate} eps to jax.grad, {numerical_gate:.2g} eps to central differences\n"
+        f"gates: {gate} eps to jax.grad, {gates[1]:.2g} eps to central differences\n"
         f"time by hand / jax.grad: {middle:.2f} (quartiles {low:.2f}–{high:.2f} of {ROUNDS} rounds "
         f"in turn); central differences need {2 * n} evaluations\n"
         + ("all equal" if good else "NOT EQUAL")

@@ -17,7 +17,9 @@ import jax
 import numpy as np
 import optax
 import tyro
+from parts.arguments import check
 from parts.measure import interleaved, machine, temporary_bytes
+from parts.progress import told
 from rich.console import Console
 from rich.table import Table
 
@@ -46,11 +48,7 @@ class Options:
     """Weights of a network."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "rounds", "largest"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}, expected at least 1")
-        if min(*self.depths, *self.widths) < 1:
-            raise ValueError("--depths and --widths are whole numbers ≥ 1")
+        check(self, depths=1, widths=1, batch=1, rounds=1, patience=0, largest=1)
 
 
 class Running:
@@ -94,6 +92,7 @@ def row(depth: int, width: int, form: str, found: dict) -> list[str]:
     return [str(depth), str(width), form, *own, *whole]
 
 
+@told
 def main(options: Options) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     console = Console(highlight=False, width=110)
@@ -111,6 +110,7 @@ def main(options: Options) -> None:
             forms = list(FORMS) if expected <= options.patience else ["stack"]
             if forms != list(FORMS):
                 console.print(f"{depth} × {width}: one by one left out, {expected:.0f} s expected")
+            doing(f"{depth} × {width}")
             found = measured(depth, width, forms, options)
             if "one by one" in found:
                 each = found["one by one"]["compile"] / depth

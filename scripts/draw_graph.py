@@ -13,6 +13,7 @@ from pathlib import Path
 import command  # noqa: F401
 import tyro
 from parts import figures
+from parts.arguments import check
 from rich.console import Console
 
 from jaxbackprop import inspect
@@ -28,6 +29,9 @@ class Options:
     """The value of y."""
     write: Path = figures.FOLDER
     """The folder of graph.svg; "docs" for what the documentation shows."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 def f(x, y):

@@ -4,13 +4,13 @@
     python scripts/eager_cost.py --models MLP expm --rounds 5
 
 The figure is the median of the rounds' own ratios, ours over jax's; the first call of each, which
-compiles, is not counted.
+compiles, is not counted. It takes some minutes.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import command  # noqa: F401
 import jax
@@ -19,6 +19,8 @@ import numpy as np
 import tyro
 from flax import nnx
 from graph_benchmark import MODELS
+from parts.arguments import check
+from parts.progress import doing, told
 
 import jaxbackprop
 
@@ -35,10 +37,13 @@ FUNCTIONS = MODELS | {"expm": expm}
 class Options:
     """Which functions, and how often."""
 
-    models: tuple[str, ...] = tuple(FUNCTIONS)
+    models: tuple[Literal[tuple(FUNCTIONS)], ...] = tuple(FUNCTIONS)
     """Which functions."""
     rounds: int = 9
     """Calls of each in turn."""
+
+    def __post_init__(self) -> None:
+        check(self, rounds=1)
 
 
 def pulled(vjp: Callable) -> Callable:
@@ -65,10 +70,12 @@ def seconds(call: Callable, x: Any) -> float:
     return time.perf_counter() - begin
 
 
+@told
 def main(options: Options) -> None:
     for name in options.models:
         x, f = FUNCTIONS[name](nnx.Rngs(0))
         for way, (ours, theirs) in WAYS.items():
+            doing(f"{name}, {way}")
             calls = [ours(f), theirs(f)]
             first = [seconds(call, x) for call in calls]
             times = np.array([[seconds(call, x) for call in calls] for _ in range(options.rounds)])

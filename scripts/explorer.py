@@ -3,9 +3,12 @@
 # theme = "system"
 # ///
 
-# Six things to touch, every number computed by jaxbackprop:
-#
-#     pip install -e ".[explorer]" && marimo run scripts/explorer.py
+"""Backpropagation to touch, in six parts, every number computed by jaxbackprop.
+
+    pip install -e ".[explorer]" && marimo run scripts/explorer.py
+
+opens it in a browser, in five seconds. It asks nothing of the network.
+"""
 
 import marimo
 
@@ -345,4 +348,4 @@ def _(controls, mo, questions):
 
 
 if __name__ == "__main__":
-    app.run()
+    print(__doc__)

@@ -15,9 +15,12 @@ import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
+import numpy as np
 import optax
 import tyro
 from parts import figures
+from parts.arguments import check
+from parts.progress import doing, told
 from rich.console import Console
 
 from jaxbackprop import Network, backprop, backward, data, forward, init, train
@@ -39,6 +42,9 @@ class Options:
     write: Path = figures.FOLDER
     """The folder for what it makes; "docs" for what the documentation shows."""
 
+    def __post_init__(self) -> None:
+        check(self, hidden=1, epochs=1, learning_rate=0)
+
 
 def angles(network, params, feedback, x, y):
     """Degrees between δˡ with random and with true weights, for each hidden layer."""
@@ -52,7 +58,8 @@ def angles(network, params, feedback, x, y):
     return jnp.degrees(jnp.arccos(jnp.clip(jnp.array(cosines), -1, 1)))
 
 
-def main(options: Options) -> None:
+def learned(options: Options) -> tuple[dict[str, list[float]], np.ndarray]:
+    """By epoch: test errors in % of both ways to learn, and the angles (epochs × layers)."""
     rows, test_rows = (
         (jnp.asarray(split.inputs), data.one_hot(split.labels, 10)) for split in data.digits()
     )
@@ -61,47 +68,54 @@ def main(options: Options) -> None:
 
     def by_feedback(network, params, x, y):
         trace = forward(network, params, x)
-        return cost(network, trace, y), backward(
-            network, params, trace, y, feedback=feedback
-        ).gradients
+        found = backward(network, params, trace, y, feedback=feedback)
+        return cost(network, trace, y), found.gradients
 
-    optimizer, console = optax.sgd(options.learning_rate), Console(highlight=False)
-    start = lambda: train.start(network, optimizer, jax.random.key(options.seed))  # noqa: E731
-    states = {"feedback alignment": start(), "backpropagation": start()}
+    optimizer = optax.sgd(options.learning_rate)
     ways = {"feedback alignment": by_feedback, "backpropagation": backprop}
-    errors = {name: [] for name in states}
-    turned = []
-    for _ in range(options.epochs):
-        for name, state in states.items():
+    states = {n: train.start(network, optimizer, jax.random.key(options.seed)) for n in ways}
+    errors, turned = {name: [] for name in ways}, []
+    for epoch in range(1, options.epochs + 1):
+        doing(f"epoch {epoch} of {options.epochs}")
+        for name, way in ways.items():
             states[name], _ = train.run(
-                network, optimizer, state, *rows, batch=32, gradient=ways[name]
+                network, optimizer, states[name], *rows, batch=32, gradient=way
             )
             accuracy = train.evaluate(network, states[name].params, *test_rows)[1]
             errors[name].append(100 * (1 - float(accuracy)))
         params = states["feedback alignment"].params
         turned.append(angles(network, params, feedback, rows[0].T, rows[1].T))
+    return errors, np.array(turned)
 
+
+def draw(options: Options, errors: dict[str, list[float]], turned: np.ndarray) -> Path:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     epochs = range(1, options.epochs + 1)
     for (name, error), color in zip(errors.items(), ("tab:orange", "tab:blue"), strict=True):
         left.semilogy(epochs, error, label=name, color=color)
-        console.print(f"{name}: {100 - error[-1]:.2f} % right")
     left.set(xlabel="epoch", ylabel="test error, %", yticks=(1, 2, 5, 10, 20))
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter("")
-    for l, (angle, color) in enumerate(
-        zip(jnp.array(turned).T, ("#414487", "#7ad151"), strict=True), 1
-    ):
-        right.plot(epochs, angle, color=color, label=f"layer {l}")
-        console.print(f"layer {l}: {angle[0]:.0f}° after one epoch, {angle[-1]:.0f}° at the end")
+    for l, color in enumerate(("#414487", "#7ad151")):
+        right.plot(epochs, turned[:, l], color=color, label=f"layer {l + 1}")
     right.axhline(90, color="gray", linestyle=":", label="no relation")
     right.set(xlabel="epoch", ylabel="angle to the true δ, degrees", ylim=(0, 100))
     for axes in (left, right):
         axes.legend(frameon=False)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    path = figures.save(figure, options.write, "feedback_alignment")
-    console.print(f"see {path}")
+    return figures.save(figure, options.write, "feedback_alignment")
+
+
+@told
+def main(options: Options) -> None:
+    errors, turned = learned(options)
+    console = Console(highlight=False)
+    for name, error in errors.items():
+        console.print(f"{name}: {100 - error[-1]:.2f} % right")
+    for l, angle in enumerate(turned.T, 1):
+        console.print(f"layer {l}: {angle[0]:.0f}° after one epoch, {angle[-1]:.0f}° at the end")
+    console.print(f"see {draw(options, errors, turned)}")
 
 
 if __name__ == "__main__":

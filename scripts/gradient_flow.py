@@ -21,7 +21,9 @@ import numpy as np
 import optax
 import tyro
 from parts import figures
+from parts.arguments import check
 from parts.measure import interleaved, machine, ratio
+from parts.progress import doing, told
 from rich.console import Console
 
 from jaxbackprop import Network, data, flow, plots, train
@@ -47,6 +49,9 @@ class Options:
     """Examples in a step."""
     write: Path = figures.FOLDER
     """The folder for what it makes; "docs" for what the documentation shows."""
+
+    def __post_init__(self) -> None:
+        check(self, depth=2, shallow=2, width=1, epochs=1, learning_rate=0, large_rate=0, batch=1)
 
 
 LOOKING = {"watch": flow.active, "observe": flow.observe}
@@ -79,7 +84,8 @@ def history(options: Options, case: tuple[str, str, str]) -> tuple[dict, float, 
     x, y = rows[0][:256].T, rows[1][:256].T
     sentences = flow.explain(network, flow.gains(network, state.params, x, y))
     epochs = []
-    for _ in range(options.epochs):
+    for epoch in range(1, options.epochs + 1):
+        doing(f"{hidden}, {scheme}: epoch {epoch} of {options.epochs}")
         state, metrics = train.run(network, optimizer, state, *rows, batch=options.batch, **LOOKING)
         epochs.append(jax.tree.map(np.asarray, flow.over_epoch(metrics.seen, metrics.watched)))
     accuracy = float(train.evaluate(network, state.params, *test_rows)[1])
@@ -99,9 +105,11 @@ def cost_of_looking(sizes: tuple[int, ...], batch: int) -> float:
         return train.run(network, optimizer, state, inputs, targets, batch=batch, **looking)
 
     calls = {"plain": epoch, "seen": functools.partial(epoch, **LOOKING)}
+    doing("what looking costs")
     return ratio(interleaved(calls, 21), "seen", "plain")[0]
 
 
+@told
 def main(options: Options) -> None:
     console = Console(highlight=False)
     figure, panels = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")

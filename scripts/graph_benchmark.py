@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import command  # noqa: F401
 import jax
@@ -26,6 +26,8 @@ import tyro
 from benchmark import interleave, machine
 from flax import nnx
 from parts import figures
+from parts.arguments import check
+from parts.progress import doing, told
 from rich.console import Console
 from rich.table import Table
 
@@ -109,7 +111,7 @@ MODELS = {
 class Options:
     """Which models, how often, and where to leave the figures."""
 
-    models: tuple[str, ...] = tuple(MODELS)
+    models: tuple[Literal[tuple(MODELS)], ...] = tuple(MODELS)
     """Which models."""
     rounds: int = 31
     """Rounds of both gradients in turn."""
@@ -117,11 +119,7 @@ class Options:
     """The folder for graph_benchmark.json; "docs" for what the documentation says."""
 
     def __post_init__(self) -> None:
-        for name in self.models:
-            if name not in MODELS:
-                raise ValueError(f"--models {name}: one of {', '.join(MODELS)}")
-        if self.rounds < 3:
-            raise ValueError(f"--rounds is {self.rounds}, expected at least 3")
+        check(self, rounds=3)
 
 
 def compile_seconds(transform: Callable, loss: Loss, params: Any) -> float:
@@ -169,6 +167,7 @@ def agree(ours: Any, theirs: Any) -> None:
         sys.exit("the two gradients differ: nothing to compare")
 
 
+@told
 def main(options: Options) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     head, found = machine(), {}
@@ -177,6 +176,7 @@ def main(options: Options) -> None:
     for name in ("model", *names, "ours s", "jax s"):
         table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for name in options.models:
+        doing(name)
         row = found[name] = measure(MODELS[name], options.rounds)
         low, middle, high = row["time_ratio"]
         milliseconds = [f"{1e3 * row['seconds'][who]:.3g}" for who in ("ours", "jax")]

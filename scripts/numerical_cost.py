@@ -12,13 +12,16 @@ about a minute.
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from parts.arguments import check
+from parts.measure import machine
+from parts.progress import doing, told
 from rich.console import Console
 from rich.table import Table
 
@@ -41,10 +44,7 @@ class Options:
     """Decides weights and data."""
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ValueError(f"--batch is {self.batch}, expected at least 1")
-        if self.largest < 1000:
-            raise ValueError(f"--largest is {self.largest}, expected at least 1000")
+        check(self, batch=1, largest=1000)
 
 
 def example(n: int, options: Options) -> tuple[Network, Any, jax.Array, jax.Array]:
@@ -85,46 +85,54 @@ def norm(tree: Any) -> float:
     return float(jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree))))
 
 
+class Row(NamedTuple):
+    """A network: its weights, and what its gradient takes both ways."""
+
+    size: int
+    count: str  # evaluations
+    by_steps: float  # seconds, as the next
+    by_hand: float
+    error: float | None  # None where it is extrapolated
+
+
+def measured(n: int, options: Options, last: Row | None) -> Row:
+    """Of a network of about n weights; by differences extrapolated where n is above --largest."""
+    network, params, x, y = example(n, options)
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    doing(f"{size:,} weights")
+    (_, exact), by_hand = seconds(lambda p: backprop(network, p, x, y), params, rounds=15)
+    if n > options.largest and last:  # 2n evaluations, each in proportion to n
+        longer = last.by_steps * (size / last.size) ** 2
+        return Row(size, f"{2 * size:,} = 2n", longer, by_hand, None)
+
+    def cost(params: Any) -> jax.Array:
+        return loss(network, params, x, y)
+
+    rounds = 3 if n < 100_000 else 1
+    numerical, by_steps = seconds(numerical_gradient(cost), params, rounds=rounds)
+    gap = norm(jax.tree.map(jnp.subtract, numerical, exact)) / norm(exact)
+    counted = 2 * size <= 1.1 * COUNTED
+    count = f"{evaluations(cost, params):,}" if counted else f"{2 * size:,} = 2n"
+    return Row(size, count, by_steps, by_hand, gap)
+
+
+@told
 def main(options: Options) -> None:
-    table = Table(
-        title=f"[{INPUTS}, hidden, {OUTPUTS}], sigmoid, batch {options.batch}, float32, "
-        f"{jax.default_backend()}",
-        title_justify="left",
-    )
+    sizes = f"[{INPUTS}, hidden, {OUTPUTS}], sigmoid, batch {options.batch}, float32"
+    table = Table(title=f"{sizes}\n{machine()}", title_justify="left")
     for name in ("weights", "evaluations", "differences", "backprop", "ratio", "error"):
         table.add_column(name, justify="right", no_wrap=True)
-
-    n, last = 1000, (0, 0.0)
+    n, row = 1000, None
     while n <= 10 * options.largest:
-        network, params, x, y = example(n, options)
-        size = sum(leaf.size for leaf in jax.tree.leaves(params))
-
-        def cost(params: Any, network: Network = network, x=x, y=y) -> jax.Array:
-            return loss(network, params, x, y)
-
-        (_, exact), by_hand = seconds(
-            lambda params, network=network, x=x, y=y: backprop(network, params, x, y),
-            params,
-            rounds=15,
-        )
-        if n > options.largest:  # 2n evaluations, each in proportion to n
-            by_steps, error, mark = last[1] * (size / last[0]) ** 2, "", "≈ "
-            count = f"{2 * size:,} = 2n"
-        else:
-            numerical, by_steps = seconds(
-                numerical_gradient(cost), params, rounds=3 if n < 100_000 else 1
-            )
-            gap = norm(jax.tree.map(jnp.subtract, numerical, exact)) / norm(exact)
-            error, mark, last = f"{gap:.0e}", "", (size, by_steps)
-            counted = 2 * size <= 1.1 * COUNTED
-            count = f"{evaluations(cost, params):,}" if counted else f"{2 * size:,} = 2n"
+        row = measured(n, options, row)
+        mark = "≈ " if row.error is None else ""
         table.add_row(
-            f"{size:,}",
-            count,
-            f"{mark}{by_steps:,.3g} s",
-            f"{by_hand * 1e3:.2g} ms",
-            f"{mark}{by_steps / by_hand:,.2g}",
-            error,
+            f"{row.size:,}",
+            row.count,
+            f"{mark}{row.by_steps:,.3g} s",
+            f"{row.by_hand * 1e3:.2g} ms",
+            f"{mark}{row.by_steps / row.by_hand:,.2g}",
+            "" if row.error is None else f"{row.error:.0e}",
         )
         n *= 10
     console = Console(highlight=False)

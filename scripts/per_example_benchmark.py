@@ -21,7 +21,9 @@ import jax
 import jax.numpy as jnp
 import tyro
 from benchmark_parts.per_example_models import MODELS, Model
+from parts.arguments import check
 from parts.measure import compiled, interleaved, machine, ratio, temporary_bytes, verdict
+from parts.progress import doing, told
 from rich.console import Console
 from rich.table import Table
 
@@ -49,6 +51,9 @@ class Options:
     """Turns of each competitor."""
     slow: bool = True
     """Measure the competitors too that hold a gradient of every example at once."""
+
+    def __post_init__(self) -> None:
+        check(self, batch=1, microbatch=1, rounds=1)
 
 
 def norms_by_vmap(f: Callable, params: Any, batch: Any) -> jax.Array:
@@ -128,7 +133,9 @@ def measure(name: str, options: Options, console: Console) -> None:
     calls = {n: (f, (model.params, model.batch)) for n, f in competitors(model, options).items()}
     if name == "mlp":
         calls |= of_a_network(model)
+    doing(f"{name}: compiling")
     programs = {n: compiled(f, *arguments)[0] for n, (f, arguments) in calls.items()}
+    doing(f"{name}: measuring")
     seconds = interleaved(
         {n: functools.partial(programs[n], *arguments) for n, (_, arguments) in calls.items()},
         options.rounds,
@@ -172,6 +179,7 @@ def judge(name: str, seconds: dict, options: Options, console: Console) -> None:
         line(f"clipped_mean, {options.microbatch} at a time", scan, 0.95)
 
 
+@told
 def main(options: Options) -> None:
     for name in options.models:
         measure(name, options, Console(highlight=False))

@@ -1,6 +1,6 @@
 """The digits with clipped gradients and noise: what each costs in accuracy.
 
-    python scripts/private_training.py                  some minutes
+    python scripts/private_training.py
     python scripts/private_training.py --clips 0.1 1 --noises 0 1 4 --epochs 40
 
 Each step takes the mean of gradients clipped to a norm C, by `per_example.clipped_mean`, adds
@@ -30,6 +30,8 @@ import numpy as np
 import optax
 import tyro
 from parts import figures
+from parts.arguments import check
+from parts.progress import doing, told
 from rich.console import Console
 
 from jaxbackprop import data, per_example
@@ -55,6 +57,9 @@ class Options:
     """Decides weights, order and noise."""
     write: Path = figures.FOLDER
     """The folder for the figure."""
+
+    def __post_init__(self) -> None:
+        check(self, clips=0, noises=0, hidden=1, batch=1, epochs=1, learning_rate=0)
 
 
 def logits(params, x):
@@ -125,12 +130,14 @@ def draw(options: Options, accuracy: np.ndarray) -> Path:
     return figures.save(figure, options.write, "private_training")
 
 
+@told
 def main(options: Options) -> None:
     console = Console(highlight=False)
     split, test = data.digits()
     accuracy = np.zeros((len(options.clips), len(options.noises)))
     for i, clip in enumerate(options.clips):
         for j, noise in enumerate(options.noises):
+            doing(f"clip {clip:g}, noise {noise:g}")
             params, share = train(options, clip, noise, split)
             right = jnp.argmax(logits(params, test.inputs), 1) == test.labels
             accuracy[i, j] = 100 * float(jnp.mean(right))

@@ -1,6 +1,6 @@
 """What a training step costs on a mesh of devices, on paper, in a few seconds.
 
-    python scripts/scale_plan.py --sizes 4096 4096 4096 10 --batch 8192 --data 64
+    python scripts/scale_plan.py --data 64
     python scripts/scale_plan.py --sizes 8192 8192 8192 10 --batch 65536 --data 256 --model 8 \
         --method tensor --flops 4e14 --bandwidth 5e10
 
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from parts.arguments import check
 from rich.console import Console
 from rich.table import Table
 
@@ -37,9 +38,9 @@ AXES = {"data": None, "full": "data", "tensor": "model"}
 class Options:
     """The network, the mesh, and what a device can do."""
 
-    sizes: tuple[int, ...]
+    sizes: tuple[int, ...] = (4096, 4096, 4096, 10)
     """Layer widths, input first."""
-    batch: int
+    batch: int = 8192
     """Examples in a step, of all devices together."""
     data: int = 1
     """Devices among which the examples are divided."""
@@ -51,6 +52,9 @@ class Options:
     """Of a device, a second."""
     bandwidth: float = 5e10
     """Bytes that a device sends in a second."""
+
+    def __post_init__(self) -> None:
+        check(self, batch=1, data=1, model=1, flops=1, bandwidth=1)
 
 
 def held(mesh: AbstractMesh, params: Params, axis: str | None) -> Params:

@@ -9,7 +9,8 @@
     python scripts/train.py --run-dir runs/a --save-every 5 --resume
     python scripts/train.py --devices 4                      each batch divided among them
 
-Each run leaves its metrics and learning curve in a folder under `runs/`. SIGINT and SIGTERM end a
+Each run leaves its metrics and learning curve in a folder under `runs/`. On the digits it takes
+some ten seconds, most of them to start and to compile. SIGINT and SIGTERM end a
 run after the steps at hand, saved; a second one ends it at once.
 """
 

@@ -11,14 +11,16 @@ without jax's caches.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import command  # noqa: F401
 import jax
 import jax.numpy as jnp
 import optax
 import tyro
+from parts.arguments import check
 from parts.measure import compiled, interleaved, machine, ratio, temporary_bytes, verdict
+from parts.progress import doing, told
 
 import jaxbackprop
 
@@ -29,10 +31,19 @@ Loss = Callable[[Any, jax.Array], jax.Array]
 
 @dataclasses.dataclass
 class Options:
+    """What to measure."""
+
     rounds: int = 21
+    """Turns of each step."""
     size: float = 1.0
     """Of the batch, as a share of that in the table."""
-    models: tuple[str, ...] = ("CNN", "transformer", "scanned transformer")
+    models: tuple[Literal["CNN", "transformer", "scanned transformer"], ...] = (
+        *("CNN", "transformer", "scanned transformer"),
+    )
+    """Which models."""
+
+    def __post_init__(self) -> None:
+        check(self, rounds=1, size=0)
 
 
 def weights(key: jax.Array, *shape: int) -> jax.Array:
@@ -137,14 +148,17 @@ def programs(loss: Loss, params: Any, x: jax.Array) -> dict[str, tuple[Any, floa
     return found
 
 
+@told
 def main(options: Options) -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # what is kept takes no time
     print(machine())
     for name in options.models:
         make, m = MODELS[name]
         params, loss, x = make(max(1, round(m * options.size)))
+        doing(f"{name}: compiling")
         found = programs(loss, params, x)
         state = optax.adam(1e-3).init(params)
+        doing(f"{name}: measuring")
         seconds = interleaved(
             {k: functools.partial(program, params, state, x) for k, (program, _) in found.items()},
             options.rounds,

@@ -21,6 +21,7 @@ import numpy as np
 import optax
 import tyro
 from parts import figures
+from parts.arguments import check
 from rich.console import Console
 
 from jaxbackprop import Network, data, per_example, train
@@ -44,6 +45,9 @@ class Options:
     """Decides weights, order and wrong labels."""
     write: Path = figures.FOLDER
     """The folder for the picture."""
+
+    def __post_init__(self) -> None:
+        check(self, wrong=0, hidden=1, epochs=1, learning_rate=0, shown=1)
 
 
 def spoiled(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

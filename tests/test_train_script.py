@@ -1,21 +1,18 @@
-"""What scripts/train.py says of a run, where its numbers go, and every script's --help."""
+"""What scripts/train.py says of a run, and where its numbers go."""
 
 import csv
 import importlib
 import json
 import pathlib
-import runpy
 import sys
 import types
 
-import as_script
 import numpy as np
 import pytest
 
 from jaxbackprop.training.data import Split
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
-COMMANDS = [path.name for path in sorted(SCRIPTS.glob("*.py")) if "tyro.cli(" in path.read_text()]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +20,7 @@ def script():
     """The modules of scripts/train.py, by name."""
     sys.path.insert(0, str(SCRIPTS))
     try:
-        names = ("command", "train", "train_parts.options", "train_parts.task", "train_parts.log")
+        names = ("train", "train_parts.options", "train_parts.task", "train_parts.log")
         found = {name.rpartition(".")[2]: importlib.import_module(name) for name in names}
         yield types.SimpleNamespace(**found)
     finally:
@@ -40,37 +37,6 @@ def trained(script, monkeypatch, tmp_path, capsys, untyped):
         return capsys.readouterr().out, json.loads((tmp_path / "metrics.json").read_text())
 
     return run
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_says_what_a_script_does_and_how_long_it_takes(name):
-    done = as_script.run(name, "--help")
-    assert done.returncode == 0, done.stderr
-    assert f"python scripts/{name}" in done.stdout
-    assert any(unit in done.stdout for unit in ("second", "minute"))
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_missing_extra_is_named_in_one_sentence(name, monkeypatch):
-    monkeypatch.setattr(sys, "excepthook", None)
-    monkeypatch.syspath_prepend(SCRIPTS)
-    monkeypatch.delitem(sys.modules, "command", raising=False)
-    monkeypatch.setitem(sys.modules, "tyro", None)
-    with pytest.raises(ModuleNotFoundError) as missing:
-        runpy.run_path(str(SCRIPTS / name), run_name="__main__")
-    command = sys.modules["command"]
-    assert sys.excepthook is command.told
-    said = 'tyro is not installed: pip install "jaxbackprop[scripts]"'
-    assert command.sentence(missing.value) == said
-
-
-def test_what_a_user_cannot_mend_keeps_its_traceback(script, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["scripts/some.py"])
-    script.command.told(ValueError, ValueError("--rounds is 0"), None)
-    assert capsys.readouterr().err == "some.py: --rounds is 0\n"
-    script.command.told(KeyError, KeyError("x"), None)
-    script.command.told(ModuleNotFoundError, ModuleNotFoundError("No", name="ours"), None)
-    assert capsys.readouterr().err.splitlines() == ["KeyError: 'x'", "ModuleNotFoundError: No"]
 
 
 def test_the_record_holds_typed_values_and_the_time_to_compile_apart(trained):

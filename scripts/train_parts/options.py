@@ -4,6 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
+from parts.arguments import check
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -59,7 +61,17 @@ class Options:
     """Seconds that the processes wait for each other."""
 
     def __post_init__(self) -> None:
-        if self.devices < 1 or self.batch % self.devices:
+        check(
+            self,
+            learning_rate=0,
+            batch=1,
+            epochs=1,
+            save_every=0,
+            devices=1,
+            num_processes=1,
+            patience=1,
+        )
+        if self.batch % self.devices:
             raise ValueError(f"--batch is {self.batch}, not a multiple of --devices {self.devices}")
         if not 0 <= self.process_id < self.num_processes:
             raise ValueError(
@@ -76,11 +88,6 @@ class Options:
             raise ValueError("--flow looks at the δ of one device: leave out --devices")
         if self.num_processes > 1 and self.run_dir is None:
             raise ValueError("--num-processes above 1 needs --run-dir, a folder that all can read")
-        for name in ("batch", "epochs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}, expected at least 1")
-        if self.save_every < 0:
-            raise ValueError(f"--save-every is {self.save_every}, expected at least 0")
         if self.flow and (self.gradient != "manual" or self.checkpoint):
             raise ValueError("--flow looks at every δ: it needs --gradient manual, no --checkpoint")
         if self.checkpoint and self.gradient == "automatic":
