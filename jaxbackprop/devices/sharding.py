@@ -26,7 +26,13 @@ from jaxbackprop.refusals import check_columns, check_gradient, check_params
 
 # Legend: n neurons of a layer, p of the previous one, m examples; N devices along an axis.
 
-Gradient = Callable[..., tuple[Float[Array, ""], Params]]
+Meshes = Mesh | AbstractMesh
+Inputs = Float[Array, "p m"]
+Targets = Float[Array, "n m"]
+CostAndGradients = tuple[Float[Array, ""], Params]
+Gradient = Callable[..., CostAndGradients]
+Keep = Description | str  # what is kept of a forward pass
+ALL = "every:1"
 EXAMPLES = P(None, "data")
 
 
@@ -43,7 +49,7 @@ def make_mesh(data: int, model: int = 1) -> Mesh:
 
 def check_mesh(mesh: object) -> None:
     """Raise ValueError unless it has the axes "data" and "model"."""
-    if not isinstance(mesh, Mesh | AbstractMesh) or not {"data", "model"} <= {*mesh.axis_names}:
+    if not isinstance(mesh, Meshes) or not {"data", "model"} <= {*mesh.axis_names}:
         raise ValueError(f"mesh is {mesh!r}, expected one as sharding.make_mesh returns it")
 
 
@@ -54,14 +60,14 @@ def place(mesh: Mesh, tree, spec: P = EXAMPLES):
 
 
 def data_parallel(
-    mesh: Mesh | AbstractMesh,
+    mesh: Meshes,
     network: Network,
     params: Params,
-    x: Float[Array, "p m"],
-    y: Float[Array, "n m"],
+    x: Inputs,
+    y: Targets,
     *,
     gradient: Gradient = backprop,
-) -> tuple[Float[Array, ""], Params]:
+) -> CostAndGradients:
     """Every device has all parameters and m/N examples: BP3 and BP4 end in a psum.
 
     The sum over the examples is the sum over the devices of theirs. One all-reduce of the
@@ -80,14 +86,8 @@ def data_parallel(
 
 
 def fully_sharded(
-    mesh: Mesh | AbstractMesh,
-    network: Network,
-    params: Params,
-    x: Float[Array, "p m"],
-    y: Float[Array, "n m"],
-    *,
-    checkpoint: Description | str = "every:1",
-) -> tuple[Float[Array, ""], Params]:
+    mesh: Meshes, network: Network, params: Params, x: Inputs, y: Targets, *, checkpoint: Keep = ALL
+) -> CostAndGradients:
     """Every device has 1/N of the parameters, by rows, and m/N examples.
 
     A layer is all-gathered before its forward and again before its backward step, and its gradient
@@ -121,14 +121,8 @@ def fully_sharded(
 
 
 def tensor_parallel(
-    mesh: Mesh | AbstractMesh,
-    network: Network,
-    params: Params,
-    x: Float[Array, "p m"],
-    y: Float[Array, "n m"],
-    *,
-    checkpoint: Description | str = "every:1",
-) -> tuple[Float[Array, ""], Params]:
+    mesh: Meshes, network: Network, params: Params, x: Inputs, y: Targets, *, checkpoint: Keep = ALL
+) -> CostAndGradients:
     """Every device along "model" has 1/N of each W: of a pair of plain layers, the rows of the
     first and the columns of the second (M. Shoeybi et al., *Megatron-LM*, 2019).
 
@@ -170,7 +164,7 @@ def tensor_parallel(
     return _mapped(mesh, local, specs(mesh, params, "model"), EXAMPLES)(params, x, y)
 
 
-def _ways(mesh: Mesh | AbstractMesh, params: Params) -> tuple[str, ...]:
+def _ways(mesh: Meshes, params: Params) -> tuple[str, ...]:
     """How `tensor_parallel` divides each entry: a pair's "first" and "columns", "rows", "whole"."""
     ways: list[str] = []
     for k, layer in enumerate(params):
@@ -184,7 +178,7 @@ def _ways(mesh: Mesh | AbstractMesh, params: Params) -> tuple[str, ...]:
     return tuple(ways)
 
 
-def specs(mesh: Mesh | AbstractMesh, params: Params, axis: str) -> tuple:
+def specs(mesh: Meshes, params: Params, axis: str) -> tuple:
     """How `fully_sharded` ("data") or `tensor_parallel` ("model") divides W and b."""
     found = []
     for layer, way in zip(params, _ways(mesh, params), strict=True):
@@ -198,7 +192,7 @@ def specs(mesh: Mesh | AbstractMesh, params: Params, axis: str) -> tuple:
 
 
 def volume(
-    mesh: Mesh | AbstractMesh,
+    mesh: Meshes,
     network: Network,
     params: Params,
     batch: int,
@@ -248,7 +242,7 @@ def volume(
     return sent
 
 
-def _check(mesh: Mesh | AbstractMesh, network: Network, params: Params, x: Array) -> None:
+def _check(mesh: Meshes, network: Network, params: Params, x: Array) -> None:
     check_mesh(mesh)
     check_params(network, params)
     check_columns("x", x, network.sizes[0], params)
@@ -258,18 +252,18 @@ def _check(mesh: Mesh | AbstractMesh, network: Network, params: Params, x: Array
 
 def _local(
     network: Network,
-    checkpoint: Description | str,
+    checkpoint: Keep,
     exchange: Exchange,
     params: Params,
     x: Array,
     y: Array,
-) -> tuple[Float[Array, ""], Params]:
+) -> CostAndGradients:
     """A device's forward and backward pass, with the exchanges between the equations."""
     own, gradients = checkpointed(checkpoint, network, params, x, y, exchange)
     return lax.pmean(own, "data"), gradients
 
 
-def _mapped(mesh: Mesh | AbstractMesh, local: Gradient, held, examples: P) -> Gradient:
+def _mapped(mesh: Meshes, local: Gradient, held, examples: P) -> Gradient:
     """local on every device; the result of an all-gather counts as varying, hence check_vma."""
     return jax.shard_map(
         local,
