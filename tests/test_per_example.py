@@ -28,6 +28,7 @@ def problem(output, cost, hidden, sizes, m=9, dtype="float32"):
     return network, stack(init(network, keys[0], dtype)), x, y
 
 
+@jax.jit
 def by_autodiff(network, params, x, y):
     """∇Cᵢ with a first axis of m; norms and moments are then NumPy's on these, in float64."""
 
@@ -225,7 +226,7 @@ def norm_of_the_mean(network, params, x, y):
 def test_wrong_norms_are_rejected(wrong):
     network, *arguments = problem("softmax", "cross_entropy", "tanh", (5, 7, 3))
     reference = norms_of(by_autodiff(network, *arguments))
-    assert not g1(wrong(network, *arguments), reference, network.depth, "float32")
+    assert not g1(jax.jit(wrong)(network, *arguments), reference, network.depth, "float32")
 
 
 def test_norms_need_no_weight_gradient():
@@ -270,9 +271,9 @@ def test_a_network_and_its_function_say_the_same_at_once_and_in_microbatches(qua
     f, params, batch, network = functional(dtype="float64")
     ask = QUANTITIES[quantity]
     columns = [v.T for v in batch]
-    wanted = jax.tree.leaves(ask(network)(params, tuple(columns)))
+    wanted = jax.tree.leaves(jax.jit(ask(network))(params, tuple(columns)))
     answers = [jax.jit(ask(f, microbatch=size))(params, batch) for size in (None, 1, 4)]
-    answers.append(ask(network, microbatch=4)(params, tuple(columns)))
+    answers.append(jax.jit(ask(network, microbatch=4))(params, tuple(columns)))
     for found in map(jax.tree.leaves, answers):
         for ours, theirs in zip(found, wanted, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-14)

@@ -1,54 +1,42 @@
 """Many processes train as one does, and one that is lost ends the others with an error."""
 
 import json
-import os
-import pathlib
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 
+import forked
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from forked import end
 
-ROOT = pathlib.Path(__file__).parent.parent
-SHORT = ["--epochs", "3", "--optimizer", "sgd", "--learning-rate", "0.1"]
-BOUND = 120  # seconds: longer than any of these takes on a busy machine, and not for ever
-
-
-ANOTHERS_SHARE = """
-import runpy, sys
 from jaxbackprop import rows
-right = rows.share
-rows.share = lambda examples, devices: range(len(right(examples, devices)))
-sys.argv[0] = "scripts/train.py"
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
+
+SHORT = ["--epochs", "3", "--optimizer", "sgd", "--learning-rate", "0.1"]
 
 
-def launch(*options, program=(ROOT / "scripts" / "train.py",)):
-    path = os.pathsep.join([str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.Popen(
-        [sys.executable, *program, *map(str, options)],
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def launch(tmp_path_factory):
+    """Begin scripts/train.py with options."""
+    started, logs = [], tmp_path_factory.mktemp("logs")
+
+    def begin(*options, fault=None):
+        log = logs / str(len(started))
+        started.append(forked.start(log, "train.py", *options, fault=fault))
+        return started[-1]
+
+    yield begin
+    for running in started:
+        running.process.kill()
 
 
-def end(*processes):
-    """(status, output) of each; none outlives the test."""
-    try:
-        return [(p.communicate(timeout=BOUND)[0], p.returncode)[::-1] for p in processes]
-    finally:
-        for process in processes:
-            process.kill()
+def anothers_share():
+    """A planted fault: each process reads from the beginning of the files."""
+    right = rows.share
+    rows.share = lambda examples, devices: range(len(right(examples, devices)))
 
 
 def among(processes):
@@ -87,7 +75,7 @@ def write_images(folder):
             (folder / f"{part}-{name}-{kind}-ubyte").write_bytes(head + array.tobytes())
 
 
-def test_two_processes_of_two_devices_end_as_one_process_does(tmp_path):
+def test_two_processes_of_two_devices_end_as_one_process_does(tmp_path, launch):
     """Each reads its share of the files, which is not the half: 203 is no multiple of 4."""
     write_images(tmp_path)
     own = ["--data-dir", tmp_path, "--batch", 8, *SHORT, "--save-every", 3]
@@ -102,7 +90,7 @@ def test_two_processes_of_two_devices_end_as_one_process_does(tmp_path):
     np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-5)
     assert one["test_accuracy"] == two["test_accuracy"]
     run = [*own[:-2], "--devices", 2, *among(2), "--run-dir", tmp_path / "wrong"]
-    wrong = (launch(*run, "--process-id", i, program=("-c", ANOTHERS_SHARE)) for i in range(2))
+    wrong = [launch(*run, "--process-id", i, fault=anothers_share) for i in range(2)]
     assert [status for status, _ in end(*wrong)] == [0, 0]
     assert abs(history(tmp_path / "wrong")["loss"][0] / one["loss"][0] - 1) > 1e-3
     one, two = parameters(tmp_path / "one"), parameters(tmp_path / "two")
@@ -112,7 +100,7 @@ def test_two_processes_of_two_devices_end_as_one_process_does(tmp_path):
         assert 0 < gap <= 1e-5 * np.linalg.norm(one[name]), name
 
 
-def test_a_run_of_two_processes_is_stopped_and_goes_on(tmp_path):
+def test_a_run_of_two_processes_is_stopped_and_goes_on(tmp_path, launch):
     """To the same bits in two processes, and within rounding in one of two devices."""
     shared = [*SHORT[2:], "--save-every", 1000, "--devices", 2]
 
@@ -121,11 +109,9 @@ def test_a_run_of_two_processes_is_stopped_and_goes_on(tmp_path):
         return [launch(*joint, "--process-id", i) for i in range(2)]
 
     running = pair("stopped", "--epochs", 100000)
-    for line in running[0].stdout:
-        if "examples" in line:
-            break
+    running[0].until("examples")
     time.sleep(1)
-    running[1].send_signal(signal.SIGTERM)  # to one of them: they stop together
+    running[1].receive(signal.SIGTERM)  # to one of them: they stop together
     ended = end(*running)
     assert [status for status, _ in ended] == [143, 143], ended
     step = int(re.search(r"stopped at step (\d+), saved", ended[0][1])[1])
@@ -144,21 +130,19 @@ def test_a_run_of_two_processes_is_stopped_and_goes_on(tmp_path):
     np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
-def test_a_signal_to_all_processes_stops_them_together(tmp_path):
+def test_a_signal_to_all_processes_stops_them_together(tmp_path, launch):
     shared = ["--epochs", 100000, "--devices", 2, *among(2), "--run-dir", tmp_path]
     running = [launch(*shared, "--process-id", i) for i in range(2)]
-    for line in running[0].stdout:
-        if "examples" in line:
-            break
+    running[0].until("examples")
     time.sleep(1)
     for process in running:
-        process.send_signal(signal.SIGINT)
+        process.receive(signal.SIGINT)
     ended = end(*running)
     assert [status for status, _ in ended] == [130, 130], ended
     assert "saved; go on with --resume" in ended[0][1]
 
 
-def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path, launch):
     saved = ["--optimizer", "sgd", "--save-every", 1, "--run-dir", tmp_path / "a"]
     first = end(launch(*saved, "--epochs", 1, "--devices", 4))
     last = end(launch(*saved, "--epochs", 2, "--devices", 2, "--resume"))
@@ -169,25 +153,20 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5)
 
 
-def test_a_killed_process_ends_the_other_with_an_error(tmp_path):
+def test_a_killed_process_ends_the_other_with_an_error(tmp_path, launch):
     shared = ["--epochs", 100000, "--devices", 2, *among(2), "--run-dir", tmp_path]
     pair = [launch(*shared, "--patience", 10, "--process-id", i) for i in range(2)]
-    try:
-        for line in pair[0].stdout:
-            if "examples" in line:
-                break
-        time.sleep(1)
-        pair[1].kill()
-        ((status, output),) = end(pair[0])
-    finally:
-        end(pair[1])
+    pair[0].until("examples")
+    time.sleep(1)
+    pair[1].process.kill()
+    ((status, output),) = end(pair[0])
     assert status not in (0, None)
     assert "process is lost" in output or "JAX distributed" in output, output
 
 
-def test_a_process_too_few_is_an_error(tmp_path):
+def test_a_process_too_few_is_an_error(tmp_path, launch):
     shared = ["--devices", 3, "--batch", 30, *among(3), "--run-dir", tmp_path, "--patience", 5]
-    ended = end(*(launch(*shared, "--process-id", i) for i in range(2)))
+    ended = end(*[launch(*shared, "--process-id", i) for i in range(2)])
     assert all(status != 0 for status, _ in ended), ended
 
 
@@ -204,7 +183,7 @@ TWO = [*among(2), "--run-dir", "/nowhere"]
     ],
     ids=["unreachable coordinator", "devices among processes", "no folder", "batch among devices"],
 )
-def test_what_cannot_work_is_said_in_a_sentence(options, sentence):
+def test_what_cannot_work_is_said_in_a_sentence(options, sentence, launch):
     ((status, output),) = end(launch(*options))
     assert status == (1 if "refused" in sentence else 2)  # 2 is tyro's, for the options themselves
     assert sentence in " ".join(output.replace("│", " ").split())  # out of tyro's box
