@@ -189,8 +189,8 @@ def keep_compiled(folder: pathlib.Path) -> None:
 def undisturbed(root: pathlib.Path) -> Undisturbed:
     if not (root / "data").exists():
         write_data(root / "data")
-        keep_compiled(root / "compiled")
-    wait(start(root / "undisturbed"))
+        keep_compiled(pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", root / "compiled")))
+        wait(start(root / "undisturbed"))
     shutil.rmtree(root / "undisturbed")
     begin, child, stamps = time.perf_counter(), start(root / "undisturbed"), []
     while new := os.read(child.events, 1):
@@ -249,7 +249,12 @@ def unexpected(number: int, end: End, listened: bool) -> str | None:
 
 
 def campaign(
-    root: pathlib.Path, count: int, seed: int, signals: tuple[int, ...], part_in_saves: float
+    root: pathlib.Path,
+    count: int,
+    seed: int,
+    signals: tuple[int, ...],
+    part_in_saves: float,
+    one_is_enough: bool = False,
 ) -> tuple[list[str], str]:
     whole, rng = undisturbed(root), np.random.default_rng(seed)
     failures, when = [], []
@@ -258,6 +263,8 @@ def campaign(
         done = interrupt(root, whole, number, rng, trial < round(count * part_in_saves))
         when.append(done.when)
         failures += [f"trial {trial}, {done.when}: {done.problem}"] if done.problem else []
+        if failures and one_is_enough:
+            break
     counts = {name: when.count(name) for name in sorted(set(when))}
     return failures, ", ".join(f"{number} {name}" for name, number in counts.items())
 
@@ -285,8 +292,7 @@ def kill(root: pathlib.Path, count: int, seed: int) -> Report:
 
 def faulty_campaign(root: pathlib.Path, seed: int, signals: tuple[int, ...]) -> list[str]:
     """Trials of a faulty program until one fails, three at most; all of them inside a save."""
-    shutil.rmtree(root / "undisturbed")
-    return campaign(root, 3, seed, signals, 1)[0]
+    return campaign(root, 3, seed, signals, 1, one_is_enough=True)[0]
 
 
 def stop(root: pathlib.Path, count: int, seed: int) -> Report:

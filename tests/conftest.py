@@ -1,10 +1,12 @@
 """What every test shares: compiled programs, bounded memory, switches that a test may ask for."""
 
+import gc
 import importlib.metadata
 import os
 
 import jax
 import jaxtyping
+import psutil
 import pytest
 import worker_memory
 
@@ -18,6 +20,14 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     )
     os.environ.setdefault("XLA_FLAGS", " ".join(plain))
 
+LONGEST = [
+    f"test_{name}"
+    for name in (
+        *("campaigns", "processes", "explorer", "checkpoint", "per_example", "watch", "budget"),
+        *("graph_programs", "check_campaign", "check", "locate", "inspect", "scripts", "backprop"),
+        *("sharding", "graph_harness", "graph_custom", "notebooks"),
+    )
+]
 SLOW = {
     f"test_{name}"
     for name in (
@@ -39,11 +49,30 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """As many workers as there are cores, and as have room in three quarters of the memory."""
+    room = psutil.virtual_memory().total * 3 // 4 // worker_memory.MOST
+    return max(1, min((yield), room))
+
+
 def pytest_collection_modifyitems(items):
-    """The modules that start processes, or go through many programs, are no daily round."""
+    """The longest modules come first: a worker that has nothing left waits for the other's last.
+
+    Those that start processes, or go through many programs, are no daily round.
+    """
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else 99)
     for item in items:
         if item.path.stem in SLOW:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the search for garbage, of which tracing makes much, leaves
+    it out, and is made less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture

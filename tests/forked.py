@@ -45,14 +45,13 @@ class Running(NamedTuple):
 
 
 def start(
-    log: pathlib.Path, script: str, *options: object, fault: Callable[[], None] | None = None
+    log: pathlib.Path, script: pathlib.Path, *options: object, first: Callable | None = None
 ) -> Running:
-    """Begin `python scripts/SCRIPT OPTIONS`; a planted fault is called first."""
+    """Begin `python SCRIPT OPTIONS`; what is to be done first may plant a fault."""
     log.touch()
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["train", "sklearn.datasets", "matplotlib.pyplot"])
-    command = [str(SCRIPTS / script), *map(str, options)]
-    process = forks.Process(target=_run, args=(log, command, fault))
+    process = forks.Process(target=_run, args=(log, [str(script), *map(str, options)], first))
     with pytest.MonkeyPatch.context() as patch:  # the process to fork from reads it as it starts
         own = str(HERE), str(HERE.parent), str(SCRIPTS)
         patch.setenv("PYTHONPATH", os.pathsep.join([*own, os.environ.get("PYTHONPATH", "")]))
@@ -60,24 +59,24 @@ def start(
     return Running(process, log)
 
 
-def end(*running: Running) -> list[tuple[int | None, str]]:
+def end(*running: Running, within: float = BOUND) -> list[tuple[int | None, str]]:
     """(status, output) of each; none outlives the call."""
     try:
         for each in running:
-            each.process.join(BOUND)
+            each.process.join(within)
         return [(each.process.exitcode, each.said) for each in running]
     finally:
         for each in running:
             each.process.kill()
 
 
-def _run(log: pathlib.Path, command: list[str], fault: Callable[[], None] | None) -> None:
+def _run(log: pathlib.Path, command: list[str], first: Callable | None) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    sys.argv, sys.path = command, [str(SCRIPTS), *sys.path]
-    if fault is not None:
-        fault()
+    sys.argv, sys.path = command, [str(pathlib.Path(command[0]).parent), *sys.path]
+    if first is not None:
+        first()
     try:
         runpy.run_path(command[0], run_name="__main__")
     except Exception as error:

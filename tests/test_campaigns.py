@@ -7,10 +7,10 @@ suite draws another seed; a failure prints it.
 import os
 import pathlib
 import re
-import subprocess
-import sys
 import time
+import warnings
 
+import forked
 import pytest
 
 SCRIPT = pathlib.Path(__file__).parent / "campaigns.py"
@@ -23,6 +23,10 @@ def seed():
     return int(os.environ.get("JAXBACKPROP_SEED", time.time_ns() // 1000 % 10**6))
 
 
+def warnings_are_errors():
+    warnings.simplefilter("error")
+
+
 @pytest.mark.parametrize(
     ("campaign", "count"),
     [
@@ -30,15 +34,11 @@ def seed():
         *(("damage", 200), ("idx", 200), ("fuzz", 250), ("check", 40)),
     ],
 )
-def test_no_trial_of_a_campaign_fails(campaign, count, seed):
+def test_no_trial_of_a_campaign_fails(campaign, count, seed, tmp_path):
     print(f"{campaign}: seed {seed}")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", SCRIPT, campaign, f"--count={count}", f"--seed={seed}"],
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    assert f"{campaign}: {count} trials, 0 failed, seed {seed}" in done.stdout
+    options = campaign, f"--count={count}", f"--seed={seed}"
+    begun = forked.start(tmp_path / "log", SCRIPT, *options, first=warnings_are_errors)
+    ((status, said),) = forked.end(begun, within=900)
+    assert status == 0, said
+    assert f"{campaign}: {count} trials, 0 failed, seed {seed}" in said
     assert not FOREIGN.search(said), said

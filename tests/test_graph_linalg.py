@@ -107,8 +107,9 @@ def pulled(transform, f, *primals):
         leaves, tree = jax.tree.flatten(outs)
         cts = []
         for i, leaf in enumerate(leaves):
-            parts = jax.random.normal(jax.random.key(i), (2, *leaf.shape))
-            cts.append(lax.complex(*parts) if jnp.iscomplexobj(leaf) else parts[0])
+            parts = np.random.default_rng(i).normal(size=(2, *leaf.shape))
+            ct = parts[0] + 1j * parts[1] if jnp.iscomplexobj(leaf) else parts[0]
+            cts.append(jnp.asarray(ct, leaf.dtype))
         return pullback(jax.tree.unflatten(tree, cts))
 
     return run(*primals)

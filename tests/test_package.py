@@ -37,6 +37,26 @@ def test_the_package_begins_small_and_has_all_that_it_names():
     assert set(everything) <= set(dir(jaxbackprop))
 
 
+def test_every_module_with_shapes_has_them_checked(pytestconfig):
+    """And a module of which that is not so would be seen."""
+    checked = pytestconfig.getini("addopts")
+    (listed,) = (option for option in checked if option.startswith("--jaxtyping-packages="))
+    packages = listed.removeprefix("--jaxtyping-packages=").split(",")[:-1]
+    shaped = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "jaxbackprop").rglob("*.py")
+        if re.search(r"^from jaxtyping import .*Array", path.read_text(), re.MULTILINE)
+    ]
+    assert "jaxbackprop.equations" in shaped
+
+    def unchecked(packages):
+        roots = tuple(f"{name}." for name in packages)
+        return [name for name in shaped if not f"{name}.".startswith(roots)]
+
+    assert unchecked(packages) == []
+    assert unchecked(packages[1:]) == ["jaxbackprop.equations"]
+
+
 def test_the_version_is_that_of_the_distribution():
     assert re.fullmatch(r"\d+\.\d+\.\d+", jaxbackprop.__version__)
     try:

@@ -23,9 +23,9 @@ def launch(tmp_path_factory):
     """Begin scripts/train.py with options."""
     started, logs = [], tmp_path_factory.mktemp("logs")
 
-    def begin(*options, fault=None):
+    def begin(*options, first=None):
         log = logs / str(len(started))
-        started.append(forked.start(log, "train.py", *options, fault=fault))
+        started.append(forked.start(log, forked.SCRIPTS / "train.py", *options, first=first))
         return started[-1]
 
     yield begin
@@ -90,7 +90,7 @@ def test_two_processes_of_two_devices_end_as_one_process_does(tmp_path, launch):
     np.testing.assert_allclose(one["loss"], two["loss"], rtol=1e-5)
     assert one["test_accuracy"] == two["test_accuracy"]
     run = [*own[:-2], "--devices", 2, *among(2), "--run-dir", tmp_path / "wrong"]
-    wrong = [launch(*run, "--process-id", i, fault=anothers_share) for i in range(2)]
+    wrong = [launch(*run, "--process-id", i, first=anothers_share) for i in range(2)]
     assert [status for status, _ in end(*wrong)] == [0, 0]
     assert abs(history(tmp_path / "wrong")["loss"][0] / one["loss"][0] - 1) > 1e-3
     one, two = parameters(tmp_path / "one"), parameters(tmp_path / "two")
