@@ -12,10 +12,11 @@ import subprocess
 import sys
 
 import jax.numpy as jnp
+import jaxtyping
 import pytest
 
 import jaxbackprop
-from jaxbackprop import selfcheck
+from jaxbackprop import equations, selfcheck
 
 ROOT = pathlib.Path(__file__).parents[1]
 LOOK = """
@@ -55,6 +56,11 @@ def test_every_module_with_shapes_has_them_checked(pytestconfig):
 
     assert unchecked(packages) == []
     assert unchecked(packages[1:]) == ["jaxbackprop.equations"]
+
+
+def test_a_wrong_shape_is_refused_while_the_suite_runs():
+    with pytest.raises(jaxtyping.TypeCheckError, match="a_prev"):
+        equations.weight_gradient(jnp.ones((2, 3)), jnp.ones((2, 4)))
 
 
 def test_the_version_is_that_of_the_distribution():
