@@ -22,6 +22,7 @@ from jaxbackprop.activations import Activation
 from jaxbackprop.backprop import Backward, backward
 from jaxbackprop.forward import forward
 from jaxbackprop.network import Network, Params, Trace
+from jaxbackprop.refusals import check_is_trace, check_kind, check_network
 
 # Legend: L layers, n neurons of a layer, p of the previous one, m examples; a stack adds an axis.
 
@@ -48,6 +49,8 @@ def observe(
     network: Network, params: Params, trace: Trace, errors: Backward, updates: Params
 ) -> Flow:
     """A step from its residuals, errors, gradients and updates; no product is computed anew."""
+    check_is_trace(trace)
+    check_kind("errors", errors, Backward, "what backward returns")
     m = trace.activations[0].shape[1]
     slopes = _slopes(network, trace)
     scales = [_scale(delta) for delta in errors.deltas]  # so that the square of 1e-30 is not 0
@@ -68,6 +71,7 @@ def active(
     network: Network, params: Params, trace: Trace, errors: Backward, updates: Params
 ) -> tuple[Bool[Array, "*_ n"], ...]:
     """The hidden units with σ′(z) ≠ 0 for some example, an array for each entry but the last."""
+    check_is_trace(trace)
     return tuple(jnp.any(slope != 0, axis=-1) for slope in _slopes(network, trace))
 
 
@@ -109,8 +113,8 @@ def explain(network: Network, found: Gains) -> str:
 
     Of the two factors the one that does more of it is named.
     """
-    if not isinstance(found, Gains):
-        raise ValueError(f"found is {type(found).__name__}, expected the Gains of flow.gains")
+    check_network(network)
+    check_kind("found", found, Gains, "the Gains of flow.gains")
     best = steepest(network.sigma(0))
     pairs = list(zip(*map(_floats, found), strict=True))
     lines = []

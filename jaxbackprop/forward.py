@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from jaxbackprop.equations import output_error
 from jaxbackprop.network import Network, Params, Trace, layers_in
-from jaxbackprop.refusals import check_columns, check_params, check_targets
+from jaxbackprop.refusals import check_columns, check_is_trace, check_params, check_targets
 
 # Legend: n neurons of a layer, p of the previous one, m examples, depth layers of a stack.
 
@@ -36,6 +36,7 @@ def forward(network: Network, params: Params, x: Float[Array, "p m"]) -> Trace:
 
 def cost(network: Network, trace: Trace, y: Float[Array, "n m"]) -> Float[Array, ""]:
     """C = (1/m) Σᵢ Cᵢ of a forward pass. Raises ValueError where y does not fit the output."""
+    check_is_trace(trace)
     check_targets(trace.activations[-1], y)
     return jnp.mean(network.cost.cost(trace.zs[-1], trace.activations[-1], y))
 

@@ -1,5 +1,9 @@
 """What does not fit the network is refused here, early and in one sentence."""
 
+import inspect
+import operator
+import os
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +17,46 @@ from jaxbackprop.network import Layer, Network, Params, Trace, layers_in, widths
 def check_network(network: object) -> None:
     """Raise ValueError unless it is a Network: the first argument everywhere."""
     if not isinstance(network, Network):
-        raise ValueError(f"network is {_what(network)}, expected a Network such as Network((4, 3))")
+        raise ValueError(f"network is {what(network)}, expected a Network such as Network((4, 3))")
+
+
+def check_kind(name: str, value: object, kind: type, told: str) -> None:
+    """Raise ValueError unless it is of that kind: what it is, and where one gets the right one."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is {what(value)}, expected {told}")
+
+
+def check_whole(name: str, number: object, least: int = 1) -> None:
+    """Raise ValueError unless it is a whole number, and that large."""
+    try:
+        whole = operator.index(number)  # pyright: ignore
+    except TypeError:
+        whole = None
+    if whole is None or isinstance(number, bool):
+        found = what(number) if hasattr(number, "shape") else repr(number)
+        raise ValueError(f"{name} is {found}, expected a whole number")
+    if whole < least:
+        raise ValueError(f"{name} is {whole}, expected at least {least}")
+
+
+def check_takes(name: str, function: object, *arguments: str) -> None:
+    """Raise ValueError unless it is a function that can be called with so many arguments."""
+    wanted = f"expected a function of ({', '.join(arguments)})"
+    if not callable(function):
+        raise ValueError(f"{name} is {function!r}, {wanted}")
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be called: {error}; {wanted}") from None
+    except ValueError:  # written in C: it says nothing of its arguments
+        pass
+
+
+def path_of(name: str, path: object) -> pathlib.Path:
+    """As a Path; ValueError where it is none."""
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"{name} is {what(path)}, expected a path such as 'runs/a'")
+    return pathlib.Path(path)
 
 
 def check_params(network: Network, params: Params) -> None:
@@ -23,7 +66,7 @@ def check_params(network: Network, params: Params) -> None:
         ndims = [getattr(array, "ndim", None) for array in layer] if _is_layer(layer) else None
         if ndims not in ([2, 2], [3, 3]):
             raise ValueError(
-                f"params[{k}] is {_what(layer)}, expected a Layer of two matrices, or of two stacks"
+                f"params[{k}] is {what(layer)}, expected a Layer of two matrices, or of two stacks"
             )
     layers = sum(map(layers_in, params))
     if layers != network.depth:
@@ -53,7 +96,7 @@ def check_params(network: Network, params: Params) -> None:
 def entries_of(params: object) -> Sequence:
     """params, or a ValueError where they are no tuple or list."""
     if not isinstance(params, tuple | list) or isinstance(params, Layer):
-        raise ValueError(f"params are {_what(params)}, expected a tuple of Layers")
+        raise ValueError(f"params are {what(params)}, expected a tuple of Layers")
     return params
 
 
@@ -61,7 +104,7 @@ def _is_layer(entry: object) -> bool:
     return isinstance(entry, Layer)
 
 
-def _what(value: object) -> str:
+def what(value: object) -> str:
     """A value in an error: its kind, and the shapes of what it holds."""
     shapes = (
         [getattr(part, "shape", type(part).__name__) for part in value]
@@ -74,7 +117,7 @@ def _what(value: object) -> str:
 def check_columns(name: str, x: Array, rows: int, params: Params) -> None:
     """Raise ValueError unless x is (rows, m) with m ≥ 1, of the parameters' dtype."""
     if not hasattr(x, "ndim"):
-        raise ValueError(f"{name} is {_what(x)}, expected an array of ({rows}, m)")
+        raise ValueError(f"{name} is {what(x)}, expected an array of ({rows}, m)")
     if x.ndim != 2 or x.shape[0] != rows:
         turned = f", as in {name}.T" if x.ndim == 2 and x.shape[1] == rows else ""
         raise ValueError(
@@ -89,8 +132,7 @@ def check_columns(name: str, x: Array, rows: int, params: Params) -> None:
 
 def check_trace(params: Params, trace: Trace) -> None:
     """Raise ValueError unless trace is one that `forward` left for params, by its shapes."""
-    if not isinstance(trace, Trace):
-        raise ValueError(f"trace is {_what(trace)}, expected the Trace that forward returns")
+    check_is_trace(trace)
     rows = [layer.b.shape[:-1] for layer in params]
     for name, arrays, expected in (
         ("zs", trace.zs, rows),
@@ -104,10 +146,14 @@ def check_trace(params: Params, trace: Trace) -> None:
         raise ValueError(f"trace has arrays of {' and '.join(map(str, sorted(columns)))} examples")
 
 
+def check_is_trace(trace: object) -> None:
+    check_kind("trace", trace, Trace, "the Trace that forward returns")
+
+
 def check_targets(a: Array, y: Array) -> None:
     """Raise ValueError unless y has the shape and dtype of the output a."""
     if not hasattr(y, "ndim"):
-        raise ValueError(f"y is {_what(y)}, expected an array of {a.shape}")
+        raise ValueError(f"y is {what(y)}, expected an array of {a.shape}")
     if y.shape != a.shape:
         hint = ""
         if y.ndim == 1:
@@ -125,7 +171,7 @@ def check_rows(network: Network, inputs: Array, targets: Array) -> None:
     widths = {"inputs": network.sizes[0], "targets": network.sizes[-1]}
     for (name, width), array in zip(widths.items(), (inputs, targets), strict=True):
         if not hasattr(array, "ndim"):
-            raise ValueError(f"{name} are {_what(array)}, expected an array of (N, {width})")
+            raise ValueError(f"{name} are {what(array)}, expected an array of (N, {width})")
         if array.ndim != 2 or array.shape[1] != width:
             hint = ""
             if array.ndim == 2 and array.shape[0] == width:
@@ -147,9 +193,9 @@ def check_rows(network: Network, inputs: Array, targets: Array) -> None:
 
 
 def check_seam(seam: object) -> None:
-    """Raise ValueError unless it is None or can be called."""
-    if not (seam is None or callable(seam)):
-        raise ValueError(f"seam is {seam!r}, expected a function of (l, delta)")
+    """Raise ValueError unless it is None or can be called with a layer's number and its δ."""
+    if seam is not None:
+        check_takes("seam", seam, "l", "delta")
 
 
 def check_feedback(feedback: object, params: Params) -> None:
@@ -157,7 +203,7 @@ def check_feedback(feedback: object, params: Params) -> None:
     shapes = [layer.W.shape for layer in params]
     if not isinstance(feedback, tuple | list) or [jnp.shape(W) for W in feedback] != shapes:
         raise ValueError(
-            f"feedback is {_what(feedback)}, expected one array for each entry of params, "
+            f"feedback is {what(feedback)}, expected one array for each entry of params, "
             f"shaped as its W: {shapes}"
         )
 
@@ -166,7 +212,7 @@ def check_error(delta: Array, l: object, used: Any) -> Array:
     """What a seam made of the δ of layer l; ValueError unless it has δ's shape and dtype."""
     expected = f"expected δ of shape {delta.shape}, {delta.dtype}"
     if getattr(used, "shape", None) != delta.shape:
-        raise ValueError(f"seam returned {_what(used)} for layer {_number(l)}, {expected}")
+        raise ValueError(f"seam returned {what(used)} for layer {_number(l)}, {expected}")
     if used.dtype != delta.dtype:
         raise ValueError(f"seam returned {used.dtype} for layer {_number(l)}, {expected}")
     return used
@@ -192,7 +238,7 @@ def check_optimizer(optimizer: object) -> None:
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         name = getattr(optimizer, "__name__", None)
         hint = f": call it, as in {name}(1e-3)" if callable(optimizer) and name else ""
-        raise ValueError(f"optimizer is {name or _what(optimizer)}, expected one of optax's{hint}")
+        raise ValueError(f"optimizer is {name or what(optimizer)}, expected one of optax's{hint}")
 
 
 def check_gradient(gradient: object) -> None:

@@ -16,12 +16,18 @@ from jaxbackprop import (
     init,
     loss,
     memory,
+    per_example,
+    plots,
+    processes,
     rows,
+    saving,
     sharding,
+    shuffle,
     stack,
     train,
     unstack,
 )
+from jaxbackprop.forward import cost
 
 KEY = jax.random.key(0)
 NETWORK = Network((4, 8, 3), "tanh", "softmax", "cross_entropy")
@@ -30,6 +36,7 @@ X, Y = jnp.ones((4, 5)), jnp.ones((3, 5)) / 3
 TRACE = forward(NETWORK, PARAMS, X)
 DEEP = Network((4, *[4] * 20, 3))
 SGD = optax.sgd(0.1)
+STATE = train.start(NETWORK, SGD, KEY)
 
 
 def seamed(seam):
@@ -161,12 +168,107 @@ MISTAKES = {
     ),
     "a pair for a split": (
         lambda: rows.divide(sharding.make_mesh(1), (X.T, Y.T), 3),
-        "split is a tuple, expected a data.Split",
+        r"split is tuple \[.*\], expected a data.Split",
     ),
+    "x for a trace": (lambda: cost(NETWORK, X, Y), "trace is ArrayImpl .*Trace that forward"),
+    "a seam of δ alone": (
+        lambda: seamed(lambda delta: delta),
+        r"seam cannot be called: too many positional arguments; .*function of \(l, delta\)",
+    ),
+    "errors that nobody computed": (
+        lambda: flow.observe(NETWORK, PARAMS, TRACE, None, None),
+        "errors is NoneType, expected what backward returns",
+    ),
+    "params to step from": (
+        lambda: train.step(NETWORK, SGD, PARAMS, X, Y),
+        "state is tuple .*, expected the State of train.start",
+    ),
+    "an optimizer to step with": (
+        lambda: train.update(NETWORK, optax.adam(0.1), STATE, X, Y),
+        "state was made by train.start for another optimizer",
+    ),
+    "half a block": (
+        lambda: train.evaluate(NETWORK, PARAMS, X.T, Y.T, block=2.5),
+        "block is 2.5, expected a whole number",
+    ),
+    "a batch of more than all": (
+        lambda: train.examples_of(STATE, 5, 9, 1),
+        "batch is 9, expected 1 … 5",
+    ),
+    "a share in words": (lambda: data.digits("0.2"), "test_fraction is '0.2', expected one"),
+    "a key for a seed": (
+        lambda: data.digits(0.2, KEY),
+        "seed is PRNGKeyArray .*, expected a whole number",
+    ),
+    "no folder": (lambda: data.idx_folder(None), "folder is NoneType, expected a path"),
+    "data for bytes of data": (
+        lambda: memory.need(NETWORK, SGD, backprop, 8, X),
+        r"data is ArrayImpl \(4, 5\), expected a whole number",
+    ),
+    "bytes for a need": (
+        lambda: memory.fitting_checkpoint(NETWORK, 8, 1000, "1MiB"),
+        "needed is int, expected the Need of memory.need",
+    ),
+    "places that are no places": (
+        lambda: shuffle.permuted(KEY, jnp.arange(3.0), 3),
+        "places are float32, expected whole numbers",
+    ),
+    "params to save": (
+        lambda: saving.save("/nowhere", PARAMS, {}, {}),
+        "state is tuple .*, expected one with a step",
+    ),
+    "arrays for a history": (
+        lambda: saving.save("/nowhere", STATE, {}, {"loss": X}),
+        "history is saved as JSON: Object of type ArrayImpl is not",
+    ),
+    "a place in words": (
+        lambda: sharding.place(sharding.make_mesh(1), X, "data"),
+        "spec is str, expected a PartitionSpec",
+    ),
+    "rows for an axis": (
+        lambda: sharding.specs(sharding.make_mesh(1), PARAMS, "rows"),
+        'axis is \'rows\', expected "data" or "model"',
+    ),
+    "a checkpoint for a plan": (
+        lambda: sharding.volume(
+            *(sharding.make_mesh(1), NETWORK, PARAMS, 8, sharding.data_parallel),
+            checkpoint.every(2),
+        ),
+        "plan is Every, expected a Plan",
+    ),
+    "params of another network": (
+        lambda: sharding.volume(
+            sharding.make_mesh(1), Network((4, 3)), PARAMS, 8, sharding.data_parallel
+        ),
+        "params have 2 layers, the network has 1",
+    ),
+    "inputs to judge": (
+        lambda: rows.evaluate(NETWORK, PARAMS, X),
+        "rows is .*, expected those of rows.divide",
+    ),
+    "devices in words": (lambda: rows.share(6, "2"), "devices is '2', expected a whole number"),
+    "a late meeting": (
+        lambda: processes.join(None, 2, 1, devices=2, patience=0),
+        "the processes meet before anything else is done with jax",
+    ),
+    "a state for params": (
+        lambda: per_example.gradient_norms(NETWORK)(STATE, (X, Y)),
+        r"params\[0\] is tuple",
+    ),
+    "inputs for an example": (
+        lambda: per_example.plan(NETWORK)(PARAMS, X),
+        r"the example of a network is \(x, y\)",
+    ),
+    "nothing to plan": (lambda: per_example.plan(None), "f is None, expected a Network or"),
+    "no history to draw": (
+        lambda: plots.learning_curve([1.0], "/nowhere"),
+        "history is without epoch, loss, train_accuracy, test_accuracy",
+    ),
+    "nothing watched": (lambda: plots.watched([], "/nowhere"), "expected watch.scalars of each"),
     "no mesh to place on": (lambda: sharding.place(None, X), "mesh is None"),
     "no mesh": (
         lambda: sharding.data_parallel(None, NETWORK, PARAMS, X, Y),
-        "mesh is None, expected one as sharding.make_mesh returns it",
+        "mesh is NoneType, expected one as sharding.make_mesh returns it",
     ),
     "half a device": (lambda: sharding.make_mesh(0.5), "data is 0.5, expected a whole number"),
     "a method's name": (

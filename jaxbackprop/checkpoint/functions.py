@@ -9,6 +9,7 @@ from jaxbackprop.checkpoint import planning
 from jaxbackprop.checkpoint.descriptions import number_of_bytes
 from jaxbackprop.graph.budget import asking
 from jaxbackprop.network import Network
+from jaxbackprop.refusals import check_whole
 
 MIB = 2**20
 
@@ -27,13 +28,24 @@ def plan(f: Any, *args: Any, has_aux: bool = False, **options: Any) -> Any:
     """
     if isinstance(f, Network):
         return planning.plan(f, *args, **options)
-    if not callable(f):
-        raise TypeError(f"plan takes a function or a Network, got {type(f).__name__}")
+    _check("plan", f, args)
     return asking.plan_of(f, args, number_of_bytes(options.pop("bytes", None)), has_aux, **options)
+
+
+def _check(name: str, f: object, args: tuple) -> None:
+    """Raise TypeError unless f is a function that comes with its arguments."""
+    if isinstance(f, Network):
+        raise TypeError(f"checkpoint.{name} takes a function: of a Network there is plan")
+    if not callable(f):
+        also = " or a Network" if name == "plan" else ""
+        raise TypeError(f"{name} takes a function{also}, got {type(f).__name__}")
+    if not args:
+        raise TypeError(f"checkpoint.{name} takes f's arguments after f; their shapes are enough")
 
 
 def least(f: Callable, *args: Any, has_aux: bool = False) -> asking.Least:
     """The fewest bytes that a plan of f's gradient compiles to, and the operation behind them."""
+    _check("least", f, args)
     return asking.least_of(f, args, has_aux)
 
 
@@ -54,6 +66,7 @@ def kept(f: Callable, *args: Any, has_aux: bool = False) -> Kept:
     f's own `jax.checkpoint`s count: where the rows are the same with and without one, it does
     nothing.
     """
+    _check("kept", f, args)
     gradient = jax.value_and_grad(f, 0, has_aux)
     return Kept(asking.kept_of(f, args, has_aux), _temporary(gradient, args))
 
@@ -74,6 +87,8 @@ class Frontier(NamedTuple):
 def frontier(f: Callable, *args: Any, points: int = 12, has_aux: bool = False) -> Frontier:
     """Plans of f's gradient from the least bytes to all, and the compiled bytes of jax.grad and of
     jax.checkpoint around f with its policies."""
+    _check("frontier", f, args)
+    check_whole("points", points)
     policies = jax.checkpoint_policies
     ways = {"jax.grad": f, "jax.checkpoint(f)": jax.checkpoint(f)}
     ways["jax.checkpoint(f), dots kept"] = jax.checkpoint(f, policy=policies.dots_saveable)

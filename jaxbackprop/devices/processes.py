@@ -22,7 +22,10 @@ def join(
     met within `patience` seconds.
     """
     if devices > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", devices // processes)
+        try:
+            jax.config.update("jax_num_cpu_devices", devices // processes)
+        except RuntimeError:
+            raise ValueError("the processes meet before anything else is done with jax") from None
     if processes == 1:
         return
     if process:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from jaxbackprop.backprop import backprop
 from jaxbackprop.devices import sharding
 from jaxbackprop.network import Network, Params
+from jaxbackprop.refusals import check_kind, check_whole
 from jaxbackprop.training import train
 from jaxbackprop.training.data import Split, one_hot
 
@@ -41,8 +42,14 @@ class Rows:
     mesh: Mesh
 
 
+def _check_rows(rows: object) -> None:
+    check_kind("rows", rows, Rows, "those of rows.divide")
+
+
 def share(examples: int, devices: int) -> range:
     """The rows that this process reads: those of its devices, as equal as can be."""
+    check_whole("examples", examples, least=0)
+    check_whole("devices", devices)
     each = -(-examples // devices) * (devices // jax.process_count())
     first = min(jax.process_index() * each, examples)
     return range(first, min(first + each, examples))
@@ -54,8 +61,7 @@ def divide(mesh: Mesh, split: Split, classes: int) -> Rows:
     Raises ValueError as `data.one_hot` does.
     """
     sharding.check_mesh(mesh)
-    if not isinstance(split, Split):
-        raise ValueError(f"split is a {type(split).__name__}, expected a data.Split")
+    check_kind("split", split, Split, "a data.Split")
     examples, devices = len(split.labels), mesh.shape["data"]
     targets = np.asarray(one_hot(split.labels, classes))[split.rows.start : split.rows.stop]
     room = -(-examples // devices) * (devices // jax.process_count())
@@ -69,6 +75,7 @@ def divide(mesh: Mesh, split: Split, classes: int) -> Rows:
 
 def everywhere(mesh: Mesh, state: train.State) -> train.State:
     """The state, which each process has, on all devices."""
+    train.check_state(state)
     held = state._replace(key=jax.random.key_data(state.key))  # numbers can be placed
     held = sharding.place(mesh, jax.device_get(held), P())
     return held._replace(key=jax.random.wrap_key_data(held.key))
@@ -100,8 +107,7 @@ def run(
     makes of the gather: each adds its own rows, and zeros. Raises ValueError as `train.run` and
     `sharding.data_parallel` do.
     """
-    if not isinstance(rows, Rows):
-        raise ValueError(f"rows are {type(rows).__name__}, expected those of rows.divide")
+    _check_rows(rows)
     if rows.mesh.size > 1:
         gradient = functools.partial(sharding.data_parallel, rows.mesh, gradient=gradient)
     ended = train.run(
@@ -121,6 +127,7 @@ def evaluate(
     network: Network, params: Params, rows: Rows
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """`train.evaluate` on divided rows: each device judges its own."""
+    _check_rows(rows)
     judged = jax.shard_map(
         functools.partial(train.judge, network),
         mesh=rows.mesh,

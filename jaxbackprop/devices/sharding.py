@@ -22,7 +22,14 @@ from jaxbackprop.checkpoint.dense import checkpointed
 from jaxbackprop.checkpoint.exchange import Exchange
 from jaxbackprop.checkpoint.ties import held_back
 from jaxbackprop.network import Layer, Network, Params, layers_in
-from jaxbackprop.refusals import check_columns, check_gradient, check_params
+from jaxbackprop.refusals import (
+    check_columns,
+    check_gradient,
+    check_kind,
+    check_params,
+    check_whole,
+    what,
+)
 
 # Legend: n neurons of a layer, p of the previous one, m examples; N devices along an axis.
 
@@ -50,12 +57,14 @@ def make_mesh(data: int, model: int = 1) -> Mesh:
 def check_mesh(mesh: object) -> None:
     """Raise ValueError unless it has the axes "data" and "model"."""
     if not isinstance(mesh, Meshes) or not {"data", "model"} <= {*mesh.axis_names}:
-        raise ValueError(f"mesh is {mesh!r}, expected one as sharding.make_mesh returns it")
+        found = mesh if isinstance(mesh, Meshes) else what(mesh)
+        raise ValueError(f"mesh is {found}, expected one as sharding.make_mesh returns it")
 
 
 def place(mesh: Mesh, tree, spec: P = EXAMPLES):
     """The arrays of a tree on the mesh: by default, examples in columns, divided."""
     check_mesh(mesh)
+    check_kind("spec", spec, P, "a PartitionSpec such as sharding.EXAMPLES")
     return jax.device_put(tree, NamedSharding(mesh, spec))
 
 
@@ -180,6 +189,9 @@ def _ways(mesh: Meshes, params: Params) -> tuple[str, ...]:
 
 def specs(mesh: Meshes, params: Params, axis: str) -> tuple:
     """How `fully_sharded` ("data") or `tensor_parallel` ("model") divides W and b."""
+    check_mesh(mesh)
+    if axis not in ("data", "model"):
+        raise ValueError(f'axis is {axis!r}, expected "data" or "model"')
     found = []
     for layer, way in zip(params, _ways(mesh, params), strict=True):
         rows = P(*[None] * (layer.W.ndim - 2), axis)
@@ -210,6 +222,11 @@ def volume(
         raise ValueError(
             f"method is {method!r}, expected data_parallel, fully_sharded or tensor_parallel"
         )
+    check_mesh(mesh)
+    check_params(network, params)
+    check_whole("batch", batch)
+    if plan is not None:
+        check_kind("plan", plan, Plan, "a Plan as checkpoint.plan returns it")
     if plan and plan.shape.network.sizes != network.sizes:
         raise ValueError(f"the plan is for {plan.shape}, the network has sizes {network.sizes}")
     data, model = mesh.shape["data"], mesh.shape["model"]

@@ -73,7 +73,12 @@ def plan(f: Network | Callable[[Any, Any], Any]) -> Callable[[Any, Any], Plan]:
     with convolutions, which XLA computes slowly inside of a loop.
     """
 
+    if not callable(f) and not isinstance(f, Network):
+        raise ValueError(f"f is {f!r}, expected a Network or a function of (params, example)")
+
     def of(params: Any, example: Any) -> Plan:
+        if isinstance(f, Network) and (not isinstance(example, tuple | list) or len(example) != 2):
+            raise ValueError("the example of a network is (x, y), and this is something else")
         cost = _of_columns(f) if isinstance(f, Network) else f
         batch = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct((1, *jnp.shape(x)), jax.dtypes.result_type(x)), example

@@ -29,6 +29,7 @@ from jaxbackprop.per_example.batches import count, in_turns
 from jaxbackprop.per_example.bounds import checked, coefficients
 from jaxbackprop.per_example.columns import outer_products
 from jaxbackprop.per_example.fitting import Room, sized
+from jaxbackprop.refusals import check_params
 
 Cost = Network | Callable[[Any, Any], Any]
 
@@ -263,6 +264,8 @@ def _ask(
 
     What stands beside the batch has a first axis of examples as well.
     """
+    if isinstance(f, Network):
+        check_params(f, params)
     checked_params(params)
     m = _count(f, batch)
 

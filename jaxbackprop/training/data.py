@@ -6,6 +6,7 @@ and a batch is transposed where it is gathered (:mod:`jaxbackprop.training.train
 
 import gzip
 import math
+import numbers
 import pathlib
 import re
 import zlib
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int
+
+from jaxbackprop.refusals import check_whole, path_of
 
 T = TypeVar("T")
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -78,7 +81,8 @@ def digits(test_fraction: float = 0.2, seed: int = 0, share: Share = _all) -> tu
     """
     from sklearn.datasets import load_digits  # takes seconds to import: only where it is wanted
 
-    if not 0 < test_fraction < 1:
+    check_whole("seed", seed, least=0)
+    if not (isinstance(test_fraction, numbers.Real) and 0 < test_fraction < 1):
         raise ValueError(f"test_fraction is {test_fraction!r}, expected one between 0 and 1")
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(labels))
@@ -106,7 +110,7 @@ def idx_folder(folder: str | pathlib.Path, share: Share = _all) -> tuple[Split, 
     `read_idx` does, where several files have a claim, where images and labels do not pair or train
     and test differ in size, and for pixels that are neither whole in 0 … 255 nor real in 0 … 1.
     """
-    folder = pathlib.Path(folder)
+    folder = path_of("folder", folder)
     train, test = _idx_pair(folder, "train", share), _idx_pair(folder, "(?:t10k|test)", share)
     sizes = [split.inputs.shape[1] for split in (train, test)]
     if sizes[0] != sizes[1]:
@@ -171,7 +175,7 @@ def idx_shape(path: str | pathlib.Path) -> tuple[int, ...]:
 
 def _opened(path: str | pathlib.Path, read: Callable[[Any, int], T]) -> T:
     """read(file, the bytes that it can hold), with what goes wrong named by the path."""
-    path = pathlib.Path(path)
+    path = path_of("path", path)
     with path.open("rb") as raw:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)

@@ -11,7 +11,7 @@ from jaxbackprop.checkpoint.descriptions import number_of_bytes
 from jaxbackprop.checkpoint.planning import fitting, shape_of
 from jaxbackprop.initialisation import init
 from jaxbackprop.network import Network, Params
-from jaxbackprop.refusals import check_gradient, check_optimizer
+from jaxbackprop.refusals import check_gradient, check_kind, check_optimizer, check_whole
 
 MIB = 2**20
 
@@ -50,6 +50,8 @@ def need(
     """
     check_optimizer(optimizer)
     check_gradient(gradient)
+    check_whole("batch", batch)
+    check_whole("data", data, least=0)
     params = _abstract(network, dtype)
     x, y = (jax.ShapeDtypeStruct((network.sizes[l], batch), dtype) for l in (0, -1))
     program = jax.jit(gradient, static_argnums=0).lower(network, params, x, y).compile()
@@ -62,6 +64,7 @@ def fitting_checkpoint(
     network: Network, batch: int, needed: Need, limit: int | str, dtype: DTypeLike = "float32"
 ) -> int | None:
     """A budget for `checkpoint.within` with which the run stays below limit, or None."""
+    check_kind("needed", needed, Need, "the Need of memory.need")
     room = number_of_bytes(limit) - (needed.total - needed.temporary)
     return (
         room

@@ -14,12 +14,22 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
+from jaxbackprop.refusals import what
+
+
+def _check_columns(name: str, columns: object, *wanted: str) -> None:
+    """Raise ValueError unless it is a mapping with all that is drawn."""
+    missing = [key for key in wanted if not isinstance(columns, Mapping) or key not in columns]
+    if missing:
+        raise ValueError(f"{name} is without {', '.join(missing)}")
+
 
 def learning_curve(history: Mapping[str, Sequence[Any]], path: str | Path) -> Figure:
     """Loss (log scale) and accuracies by epoch, saved to path.
 
     `history` has the keys epoch, loss, train_accuracy and test_accuracy.
     """
+    _check_columns("history", history, "epoch", "loss", "train_accuracy", "test_accuracy")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     left.semilogy(history["epoch"], history["loss"], color="tab:blue")
     left.set(xlabel="epoch", ylabel="training loss")
@@ -52,6 +62,7 @@ def gradient_flow(flow: Mapping[str, ArrayLike], path: str | Path) -> Figure:
 
     `flow` has an array of epochs × layers for each name of `flow.over_epoch`.
     """
+    _check_columns("flow", flow, *(name for name, *_ in FLOW))
     figure, panels = plt.subplots(1, len(FLOW), figsize=(14, 3.6), layout="constrained")
     depth = np.shape(flow["weights"])[1]
     for axes, (name, label, log) in zip(panels, FLOW, strict=True):
@@ -68,6 +79,8 @@ def watched(history: Sequence[Mapping[str, float]], path: str | Path) -> Figure:
     A panel for each norm and for the updates, in it a line for each watched value from the first
     that was computed (dark) to the last; what was not computed in a step leaves a gap.
     """
+    if not isinstance(history, Sequence) or not history:
+        raise ValueError(f"history is {what(history)}, expected watch.scalars of each step, a list")
     kinds = [
         kind
         for kind in ("value norm", "gradient norm", "update")

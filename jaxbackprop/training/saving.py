@@ -19,6 +19,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxbackprop.refusals import check_kind, path_of, what
+
 KEPT = 2
 SEAL, ARRAYS = "seal.json", "arrays"
 LARGEST_SEAL = 64 << 20  # bytes; a seal holds a line a file and the run's history
@@ -53,7 +55,12 @@ def save(folder: pathlib.Path, state: Any, description: dict, history: dict) -> 
     are removed first. Nothing sound is removed before the new state has its seal. Raises OSError,
     naming the state, where it cannot be written; what was saved before is then as it was.
     """
-    folder, step = pathlib.Path(folder).absolute(), int(state.step)
+    folder = path_of("folder", folder).absolute()
+    if not hasattr(state, "step"):
+        raise ValueError(f"state is {what(state)}, expected one with a step, as train.start's")
+    step = int(state.step)
+    for name, told in (("description", description), ("history", history)):
+        _check_told(name, told)
     place = folder / str(step)
     try:
         for other in _steps(folder):
@@ -69,6 +76,15 @@ def save(folder: pathlib.Path, state: Any, description: dict, history: dict) -> 
         # tensorstore ends a line of paths with the reason, and then a specification in brackets
         reason = getattr(error, "strerror", None) or str(error).split(" [")[0].rsplit(": ", 1)[-1]
         raise OSError(f"{place} could not be saved: {reason}") from error
+
+
+def _check_told(name: str, told: object) -> None:
+    """Raise ValueError unless it is a dictionary that JSON can hold."""
+    check_kind(name, told, dict, "a dictionary")
+    try:
+        json.dumps(told)
+    except TypeError as error:
+        raise ValueError(f"{name} is saved as JSON: {error}") from None
 
 
 def _checkpointer() -> ocp.StandardCheckpointer:
@@ -119,7 +135,8 @@ def restore(folder: pathlib.Path, like: Any, description: dict) -> Saved:
     none is left, and where the state belongs to a run of another description or to arrays of other
     shapes or types, both named.
     """
-    folder = pathlib.Path(folder).absolute()
+    folder = path_of("folder", folder).absolute()
+    _check_told("description", description)
     for step in _steps(folder):
         try:
             seal = _check_seal(folder / str(step))

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, UInt32
 
+from jaxbackprop.refusals import check_key, check_whole
+
 ROUNDS = 8
 
 
@@ -19,6 +21,11 @@ def permuted(key: PRNGKeyArray, places: Int[Array, "*shape"], n: int) -> Int[Arr
 
     Raises ValueError for an n outside 1 … 2³¹.
     """
+    check_key(key)
+    check_whole("n", n, least=0)
+    places = jnp.asarray(places)
+    if not jnp.issubdtype(places.dtype, jnp.integer):
+        raise ValueError(f"places are {places.dtype}, expected whole numbers")
     if not 1 <= n <= 2**31:
         raise ValueError(f"n is {n}, expected 1 … 2³¹")
     half = max(4, -(-(n - 1).bit_length() // 2))

@@ -18,7 +18,14 @@ from jaxbackprop.backprop import backprop, backward
 from jaxbackprop.forward import cost, forward, loss
 from jaxbackprop.initialisation import init
 from jaxbackprop.network import Network, Params
-from jaxbackprop.refusals import check_gradient, check_key, check_optimizer, check_rows
+from jaxbackprop.refusals import (
+    check_gradient,
+    check_key,
+    check_kind,
+    check_optimizer,
+    check_rows,
+    check_whole,
+)
 from jaxbackprop.training.shuffle import permuted
 
 # Legend: N examples in rows, p inputs, n outputs; a batch has m of them, in columns.
@@ -94,6 +101,7 @@ def update(
     step by the four equations, as those of :mod:`jaxbackprop.flow` do; `gradient` is then not
     asked. They get the new params: to keep the old ones beside them would cost a copy.
     """
+    _check_step(optimizer, state, gradient, watch, observe)
     if watch is None and observe is None:
         batch_loss, gradients = gradient(network, state.params, x, y)
         trace = errors = None
@@ -173,19 +181,10 @@ def run(
     Raises ValueError where batch is not in 1 … N or inputs and targets do not pair.
     """
     check_rows(network, inputs, targets)
-    _check_state(optimizer, state)
-    check_gradient(gradient)
-    for name, look in (("watch", watch), ("observe", observe)):
-        if not (look is None or callable(look)):
-            raise ValueError(f"{name} is {look!r}, expected a function such as flow.observe")
+    _check_step(optimizer, state, gradient, watch, observe)
     examples = len(inputs)
-    for name, number in (("batch", batch), ("steps", 1 if steps is None else steps)):
-        if not hasattr(number, "__index__"):
-            raise ValueError(f"{name} is {number!r}, expected a whole number")
-    if steps is not None and steps < 1:
-        raise ValueError(f"steps is {steps}, expected at least 1")
-    if not 1 <= batch <= examples:
-        raise ValueError(f"batch is {batch}, expected 1 … {examples}, the number of examples")
+    _check_batch(batch, examples)
+    check_whole("steps", 1 if steps is None else steps)
     steps = examples // batch if steps is None else steps
     rows = examples_of(state, examples, batch, steps)
 
@@ -230,10 +229,29 @@ def _scan_observed(
     return carry, metrics._replace(seen=seen)
 
 
-def _check_state(optimizer: optax.GradientTransformation, state: object) -> None:
+def check_state(state: object) -> None:
+    check_kind("state", state, State, "the State of train.start")
+
+
+def _check_batch(batch: int, examples: int) -> None:
+    check_whole("batch", batch, least=0)
+    if not 1 <= batch <= examples:
+        raise ValueError(f"batch is {batch}, expected 1 … {examples}, the number of examples")
+
+
+def _check_step(
+    optimizer: optax.GradientTransformation,
+    state: State,
+    gradient: object,
+    watch: object,
+    observe: object,
+) -> None:
     check_optimizer(optimizer)
-    if not isinstance(state, State):
-        raise ValueError(f"state is a {type(state).__name__}, expected the State of train.start")
+    check_state(state)
+    check_gradient(gradient)
+    for name, look in (("watch", watch), ("observe", observe)):
+        if not (look is None or callable(look)):
+            raise ValueError(f"{name} is {look!r}, expected a function such as flow.observe")
     own = jax.eval_shape(optimizer.init, state.params)
     if jax.tree.structure(own) != jax.tree.structure(state.opt_state):
         raise ValueError("state was made by train.start for another optimizer")
@@ -241,6 +259,8 @@ def _check_state(optimizer: optax.GradientTransformation, state: object) -> None
 
 def examples_of(state: State, examples: int, batch: int, steps: int) -> Int[Array, "steps m"]:
     """Of so many examples those that are the batches of the next steps, as `run` takes them."""
+    check_state(state)
+    _check_batch(batch, examples)
     in_epoch, step = examples // batch, state.step + jnp.arange(steps)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(state.key, step // in_epoch)
     places = (step % in_epoch)[:, None] * batch + jnp.arange(batch)
@@ -274,8 +294,7 @@ def judge(
 ) -> tuple[Float[Array, " N"], Bool[Array, " N"]]:
     """The cost of each example, and whether it is right. Raises ValueError as `evaluate` does."""
     check_rows(network, inputs, targets)
-    if block < 1:
-        raise ValueError(f"block is {block}, expected at least 1")
+    check_whole("block", block)
 
     def one(example):
         x, y = example[0][:, None], example[1][:, None]
