@@ -30,8 +30,8 @@ def warnings_are_errors():
 @pytest.mark.parametrize(
     ("campaign", "count"),
     [
-        *(("kill", 8), ("stop", 5), ("full-disk", 4)),
-        *(("damage", 200), ("idx", 200), ("fuzz", 250), ("check", 40)),
+        *(("kill", 6), ("stop", 4), ("full-disk", 3)),
+        *(("damage", 150), ("idx", 200), ("fuzz", 200), ("check", 40)),
     ],
 )
 def test_no_trial_of_a_campaign_fails(campaign, count, seed, tmp_path):
