@@ -1,7 +1,8 @@
 """Does it hold on this device? Both wings against jax.grad, and a promise of bytes, in seconds.
 
-Gradients are compared in float32 with products at their highest precision (on a GPU: without
-TF32), leaf by leaf: ‖g − ĝ‖ ≤ 8 eps (depth + 1) ‖ĝ‖.
+Gradients are compared leaf by leaf, ‖g − ĝ‖ ≤ 8 eps (depth + 1) ‖ĝ‖, in float32 with products at
+their highest precision; and with products as the device rounds them (on a GPU TF32), and all in
+bfloat16, against the same reference.
 """
 
 import functools
@@ -31,6 +32,10 @@ NETWORKS = {
     "a stack of 20, relu": Network((12, *[16] * 21, 5), "relu", "identity"),
 }
 DEEP = Network((64, *[64] * 40, 10), "tanh", "softmax", "cross_entropy")
+
+
+FLOAT32, BFLOAT16 = float(jnp.finfo("float32").eps), float(jnp.finfo("bfloat16").eps)
+PRODUCTS = {"gpu": 2.0**-10, "tpu": BFLOAT16}  # eps of products by default; else as the numbers are
 
 
 class Result(NamedTuple):
@@ -73,9 +78,9 @@ def _problem(network: Network, batch: int = 32) -> tuple[Params, Array, Array]:
     return stack(init(network, keys[2])), x, y
 
 
-def agree(ours: PyTree, reference: PyTree, depth: int) -> tuple[bool, str]:
+def agree(ours: PyTree, reference: PyTree, depth: int, eps: float = FLOAT32) -> tuple[bool, str]:
     """The gate, and the worst leaf in units of it."""
-    bound, worst = 8 * float(jnp.finfo("float32").eps) * (depth + 1), 0.0
+    bound, worst = 8 * eps * (depth + 1), 0.0
     for g, r in zip(jax.tree.leaves(ours), jax.tree.leaves(reference), strict=True):
         g, r = np.asarray(g, np.float64), np.asarray(r, np.float64)
         gap, room = np.linalg.norm(g - r), bound * np.linalg.norm(r)
@@ -91,6 +96,18 @@ def _dense(network: Network, how: str | None) -> tuple[bool, str]:
     ours = jax.jit(functools.partial(backprop, network, checkpoint=how))(params, x, y)
     reference = jax.jit(jax.value_and_grad(functools.partial(loss, network)))(params, x, y)
     return agree(ours, reference, network.depth)
+
+
+def _rounded(name: str, dtype: str, precision: str) -> tuple[bool, str]:
+    """With coarser products, or coarser numbers, against float32 at the highest precision."""
+    network = NETWORKS[name]
+    arguments = _problem(network)
+    reference = jax.jit(jax.value_and_grad(functools.partial(loss, network)))(*arguments)
+    coarse = jax.tree.map(lambda array: array.astype(dtype), arguments)
+    with jax.default_matmul_precision(precision):
+        ours = jax.jit(functools.partial(backprop, network))(*coarse)
+    products = PRODUCTS.get(jax.default_backend(), FLOAT32)
+    return agree(ours, reference, network.depth, BFLOAT16 if dtype == "bfloat16" else products)
 
 
 def _graph(f: Callable) -> tuple[bool, str]:
@@ -138,6 +155,11 @@ def _checks() -> Iterator[tuple[str, Callable[[], tuple[bool | None, str]]]]:
         lambda: _dense(NETWORKS["a stack of 20, relu"], "every:3"),
     )
     yield "backprop: no more bytes than within(bytes)", _bytes
+    yield (
+        "backprop: products as this device rounds them",
+        lambda: _rounded("plain layers, tanh", "float32", "default"),
+    )
+    yield "backprop: in bfloat16", lambda: _rounded("plain layers, gelu", "bfloat16", "default")
     yield "value_and_grad: attention", lambda: _graph(_attention)
     yield "value_and_grad: a gated scan", lambda: _graph(_recurrent)
 

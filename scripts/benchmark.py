@@ -3,6 +3,7 @@
     python scripts/benchmark.py --quick                     two minutes: small works, few rounds
     python scripts/benchmark.py                             everything, 20 minutes on two cores
     python scripts/benchmark.py --works 784,128,10 --no-scaling
+    python scripts/benchmark.py --platform gpu              on a card, without the class in NumPy
     python scripts/benchmark.py --write docs                and docs/benchmark.{json,png},
                                                             the tables of docs/performance.md
 
@@ -31,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import peers
 import tyro
+from benchmark_parts.platforms import choose
 from benchmark_parts.report import report
 from parts.arguments import check
 from parts.progress import doing, told
@@ -62,6 +64,10 @@ class Options:
     """Rounds of one gradient; an epoch has a third of them."""
     scaling: bool = True
     """Measure the scaling curves as well."""
+    platform: Literal["cpu", "gpu", "tpu"] | None = None
+    """What to run on: what jax finds, if not told."""
+    tf32: bool = False
+    """On a GPU: products in TF32, PyTorch's as well."""
     write: Path | None = None
     """A folder for benchmark.json, benchmark.png and, where it is there, performance.md."""
 
@@ -138,13 +144,13 @@ def alone(work: Work, steps: int, weights: peers.Weights, X: np.ndarray) -> dict
     return calls
 
 
-def agree(gradients: dict[str, peers.Weights]) -> None:
+def agree(gradients: dict[str, peers.Weights], within: float = 1e-3) -> None:
     """Exit unless all peers computed one gradient: a table of different work says nothing."""
     own = gradients["jaxbackprop"]
     for name, found in gradients.items():
         for l, (ours, theirs) in enumerate(zip(own, found, strict=True), start=1):
             for a, b in zip(ours, theirs, strict=True):
-                if not np.linalg.norm(a - b) <= 1e-3 * np.linalg.norm(a):
+                if not np.linalg.norm(a - b) <= within * np.linalg.norm(a):
                     sys.exit(f"{name} has another gradient than jaxbackprop in layer {l}")
 
 
@@ -161,11 +167,12 @@ def peak_memory(peer: str, work: Work) -> float | None:
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
-def one_gradient(work: Work, names: list[str], rounds: int, quick: bool) -> dict:
+def one_gradient(work: Work, names: list[str], rounds: int, options: Options) -> dict:
     """A row for each peer: time, ratio, memory and compile time of one gradient."""
     weights, X, Y = peers.material(work, work.batch)
     runs = {name: PEERS[name][1](work, weights, X, Y) for name in names}
-    agree({name: run.read(run.call()) for name, run in runs.items()})
+    found = {name: run.read(run.call()) for name, run in runs.items()}
+    agree(found, within=5e-2 if options.tf32 else 1e-3)
     args = (peers.as_params(weights), jnp.asarray(X.T), jnp.asarray(Y.T))
     forward = peers.compiled(lambda *args: loss(work.network, *args), args, list)
     calls = {name: run.call for name, run in runs.items()}
@@ -174,7 +181,7 @@ def one_gradient(work: Work, names: list[str], rounds: int, quick: bool) -> dict
     for name, run in runs.items():
         rows[name]["compile_seconds"] = run.compile_seconds
         rows[name]["temporary_bytes"] = run.temporary_bytes
-        if not quick:
+        if not options.quick and jax.default_backend() == "cpu":
             rows[name]["peak_mib"] = peak_memory(name, work)
     return rows
 
@@ -221,11 +228,14 @@ def scaling(rounds: int) -> dict:
 def machine() -> dict[str, str]:
     """What the figures depend on."""
     cpu = platform.processor() or platform.machine()
+    device, named = jax.devices()[0], jax.default_backend()
+    if named != "cpu":
+        named = f"{device.device_kind} ({device.client.platform_version.splitlines()[-1]})"
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        named = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
         flags = next((line for line in lines if line.startswith("flags")), "")
-        cpu = (named or [cpu])[0] + (", AVX-512" if "avx512f" in flags else "")
+        cpu = (names or [cpu])[0] + (", AVX-512" if "avx512f" in flags else "")
     packages = ["jax", "jaxlib", "numpy", "optax", "flax", "equinox", "torch"]
     versions = []
     for package in packages:
@@ -235,7 +245,7 @@ def machine() -> dict[str, str]:
             versions.append(f"{package} not installed")
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "machine": f"{len(os.sched_getaffinity(0))} cores, {cpu}, {jax.default_backend()}",
+        "machine": f"{len(os.sched_getaffinity(0))} cores, {cpu}, {named}",
         "versions": f"Python {platform.python_version()}, " + ", ".join(versions),
         "threads": f"as each library chooses; load {os.getloadavg()[0]:.1f} at the start",
     }
@@ -255,7 +265,7 @@ def measure(options: Options, works: list[Work], console: Console) -> dict:
         begin, own = time.perf_counter(), deep_compile(work, names)
         found = {"flops": work.flops, "steps": work.steps, "batch": work.batch}
         found |= {"sizes": work.sizes, "forward_flops": work.forward_flops}
-        found["gradient"] = one_gradient(work, own, rounds, options.quick)
+        found["gradient"] = one_gradient(work, own, rounds, options)
         for rule in ("sgd", "adam"):
             doing(f"{work.name}: an epoch, {rule}")
             found[rule] = one_epoch(work, own, rule, max(3, rounds // 3))
@@ -269,6 +279,9 @@ def measure(options: Options, works: list[Work], console: Console) -> dict:
 @told
 def main(options: Options) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    if choose(options.platform, options.tf32) != "cpu":
+        names = tuple(name for name in options.peers if name != "NumPy class")
+        options = dataclasses.replace(options, peers=names)
     works = [WORKS[name] for name in options.works if not options.quick or name in QUICK]
     report(measure(options, works, console), console, options.write)
 

@@ -118,11 +118,16 @@ def of_nothing(*_):
         ("jaxbackprop.selfcheck", "value_and_grad", lambda f: lambda *a: (f(*a), a[0])),
     ],
 )
-def test_the_self_check_fails_with_a_fault_and_says_so(where, name, fault, monkeypatch):
+def test_the_self_check_fails_with_a_fault_and_says_so(where, name, fault, monkeypatch, capsys):
+    """Every line of that wing does, also where products and numbers are coarse."""
     monkeypatch.setattr(importlib.import_module(where), name, fault)
     checks = dict(item for item in selfcheck.CHECKS.items() if "bytes" not in item[0])
     monkeypatch.setattr(selfcheck, "CHECKS", checks)
     assert selfcheck.main() == 1
+    wing = "backprop: " if name == "hidden_error" else "value_and_grad: "
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(wing)]
+    assert len(lines) >= 2
+    assert all(" FAILS " in line for line in lines), lines
 
 
 @pytest.mark.parametrize("size", [1e-3, float("nan"), float("inf")])

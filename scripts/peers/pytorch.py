@@ -25,7 +25,16 @@ def torch_model(work: Work, weights: Weights) -> Any:
 
 
 def torch_read(pairs: Sequence[tuple[Any, Any]]) -> Weights:
-    return from_rows([(W.detach().numpy(), b.detach().numpy()) for W, b in pairs])
+    return from_rows([(W.detach().cpu().numpy(), b.detach().cpu().numpy()) for W, b in pairs])
+
+
+def done(result: Any) -> Any:
+    """The result when it is there: on a card, calls return before the work is done."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return result
 
 
 def linears(model: Any) -> list:
@@ -48,7 +57,7 @@ def torch_peer(compile: bool) -> tuple[Callable, Callable]:
         def call():
             model.zero_grad()
             criterion(apply(x), y).backward()
-            return [(l.weight.grad, l.bias.grad) for l in linears(model)]
+            return done([(l.weight.grad, l.bias.grad) for l in linears(model)])
 
         begin = time.perf_counter()
         call()
@@ -67,7 +76,7 @@ def torch_peer(compile: bool) -> tuple[Callable, Callable]:
                 optimizer.zero_grad()
                 criterion(apply(x[rows]), y[rows]).backward()
                 optimizer.step()
-            return [(l.weight, l.bias) for l in linears(model)]
+            return done([(l.weight, l.bias) for l in linears(model)])
 
         return Run(call, torch_read)
 
@@ -92,5 +101,6 @@ def torch_products(work: Work, weights: Weights, X: np.ndarray) -> Callable[[], 
                 delta.T @ kept[l]
                 if l > 0:
                     delta = delta @ Ws[l]
+        done(None)
 
     return call
