@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 
 import jaxbackprop
 
+CHROMIUM = shutil.which("chromium")
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
@@ -65,10 +67,12 @@ def test_the_reference_names_only_what_is_there():
         assert importlib.util.find_spec(name), name
 
 
-def test_the_site_builds_and_asks_nothing_of_the_network(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site, built as CI builds it."""
     pytest.importorskip("mkdocs")
-    site = tmp_path / "site"
-    command = ["build", "--quiet", "--strict", "--config-file", ".mkdocs.yml", "--site-dir", site]
+    folder = tmp_path_factory.mktemp("site")
+    command = ["build", "--quiet", "--strict", "--config-file", ".mkdocs.yml", "--site-dir", folder]
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", *map(str, command)],
         cwd=ROOT,
@@ -76,6 +80,41 @@ def test_the_site_builds_and_asks_nothing_of_the_network(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+def test_the_site_asks_nothing_of_the_network(site):
     for page in site.rglob("*.html"):
         sources = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="([^"]+)"', page.read_text())
         assert [s for s in sources if s.startswith("http") and "canonical" not in s] == [], page
+
+
+def test_every_answer_of_the_texts_map_is_a_link(site):
+    """What a reader of the text looks for is a heading of its own, and the map leads to each."""
+    page = (site / "chapter.html").read_text()
+    reached = set(re.findall(r"<td>.*?</td>", page, re.DOTALL))
+    reached = set(re.findall(r'href="#([^"]+)"', "".join(reached)))
+    own = set(re.findall(r'<h[23] id="([^"]+)"', page))
+    maps = {"where-each-heading-stands", "where-each-question-is-answered"}
+    grouping = {"misconceptions", "questions-and-derivations", "coding-exercises"}
+    assert own - maps - grouping == reached
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_the_pages_are_searched_from_files(site):
+    playwright = pytest.importorskip("playwright.sync_api")
+    asked, errors = [], []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto((site / "reference" / "dense.html").as_uri())
+        page.locator("input[name=query]").click()
+        page.locator("input[name=query]").fill("transpose inverse")
+        page.locator(".md-search-result__link").first.wait_for()
+        assert "chapter.html" in page.locator(".md-search-result__link").first.get_attribute("href")
+        browser.close()
+    assert all(url.startswith("file:") for url in asked)
+    assert errors == []
