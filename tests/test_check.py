@@ -447,6 +447,19 @@ def test_a_row_against_a_column_is_suspicious():
     assert "suspicious: f broadcasts (5,) with (5, 1)" in str(check_gradients(f, w, gradient=meant))
 
 
+def test_an_index_outside_of_an_array_is_suspicious():
+    """jax clamps it, and drops its gradient: of the function that it computes that is no slope."""
+    far = jnp.array([5, 1])
+    f = lambda v: jax.lax.scan(lambda c, k: (c + v[far][k] * v[0], None), 0.0, jnp.arange(2))[0]  # noqa: E731
+    result = check_gradients(f, jnp.asarray(V))
+    assert not result.ok
+    text = " ".join(str(result).split())
+    assert "suspicious: f reads outside of an array of shape (3,) at test_check.py:" in text
+    inside = lambda v: jnp.sum(v[jnp.array([2, 1])] * v[0])  # noqa: E731
+    wrong = check_gradients(inside, jnp.asarray(V), gradient=jnp.zeros(3))
+    assert "suspicious" not in str(wrong)
+
+
 def test_names_are_whole():
     v = jnp.ones(2)
     names = [f"attention_{k}.{what}.kernel" for k in range(2) for what in ("query", "value")]
@@ -513,6 +526,20 @@ def test_sums_that_cancel_on_the_way_back_are_no_error(tree, seed):
     x, w = jax.grad(each.f, (0, 1))(*each.args)
     wrong = x, {**w, "v": 1.01 * w["v"]}
     assert not check_gradients(each.f, *each.args, gradient=wrong, argnums=(0, 1)).ok
+
+
+def test_the_bits_of_a_number_are_no_decision():
+    tree = (("cond_in_scan", ("ldexp",), ("swish",)), "log1p", "straight_through")
+    each = build(tree, 7864132)
+    result = check_gradients(each.f, *each.args)
+    assert result.ok, result
+    assert "what f decides" in str(result)
+    assert not check_gradients(each.f, *each.args, gradient=0 * each.args[0]).ok
+
+
+def test_a_staircase_wider_than_its_differences_is_told_from_a_slope():
+    each = build((("jit", (("scan", ("frexp",)),)),), 60074)
+    assert check_gradients(each.f, *each.args).ok
 
 
 def test_steps_below_the_precision_of_f_are_no_proof_of_flatness():

@@ -68,6 +68,24 @@ def in_nested_scans(w, x):
     return jnp.sum(jax.lax.scan(jax.checkpoint(outer), x, jnp.arange(3.0))[0])
 
 
+@jax.custom_vjp
+def length(x):
+    return jnp.sqrt(jnp.sum(x**2))
+
+
+def _length_back(x, ct):
+    size = jnp.sqrt(jnp.sum(x**2))
+    masked = jnp.where(x > -1, x, jnp.log(x - x))  # not finite where it is not taken: no harm
+    return (ct * masked / size,)
+
+
+length.defvjp(lambda x: (length(x), x), _length_back)
+
+
+def lengths(x):
+    return jax.lax.scan(lambda c, row: (c + length(row), None), 0.0, jnp.stack([x, x - X]))[0]
+
+
 ROWS = jnp.array([[0.0, 0.0, 0.0], [1.0, 0.5, 0.1], [0.2, 0.1, 0.0]])
 MASK = jnp.array([[True, False, True], [False, False, False]])
 TRAPS = {
@@ -82,6 +100,7 @@ TRAPS = {
     "given": (lambda x: jnp.sum(x**2), (jnp.array([1.0, jnp.nan]),)),
     "given, beside the parameters": (lambda w, x: jnp.sum(w @ x), (W, X.at[1].set(jnp.nan))),
     "in a rule of one's own": (lambda x: jnp.sum(jax.jit(size)(x - X)), (X,)),
+    "in a backward rule of one's own": (lengths, (X,)),
     "with a repair of the line of its caller": (lambda x: jnp.sum(jnp.linalg.norm(x - X)), (X,)),
     "in nested scans, computed again": (in_nested_scans, (W, X)),
 }
@@ -102,6 +121,13 @@ def test_the_step_of_each_scan_and_the_operands_numbers_are_told():
     assert found.operand == 0
     assert float(found.operands[0]) == 0
     assert np.isinf(found.local_gradient)
+
+
+def test_in_a_backward_rule_it_is_the_rules_own_line():
+    found = locate(lengths)(X)
+    assert (found.operation, found.direction, found.scan_steps) == ("div", "backward", (1,))
+    assert found.line.text.startswith("return (ct * masked / size,)")
+    assert "value           nan" in str(found)
 
 
 SOUND = {

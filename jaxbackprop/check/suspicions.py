@@ -1,4 +1,4 @@
-"""What the graph of a function says before anything is measured."""
+"""What the graph of a function says of a gradient that fails: shapes, indices, what it reads."""
 
 import re
 import traceback
@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import Literal
+from jax.lax import GatherScatterMode
 
 from jaxbackprop.check.arguments import Moving
-from jaxbackprop.check.widened import CALLS, graphs_in
-from jaxbackprop.graph.lines import Line
+from jaxbackprop.check.visiting import Given, Place, visit_graph
+from jaxbackprop.check.widened import CALLS, graphs_in, made_of
+from jaxbackprop.graph.lines import Line, where
 from jaxbackprop.graph.structure import open_jaxpr
 
 SHAPE = re.compile(r"\(([\d, ]+)\)")
@@ -51,3 +54,31 @@ def broadcast_warnings(f: Callable, moves: Moving) -> Iterator[str]:
         warnings.showwarning = hear
         jax.make_jaxpr(lambda *leaves: f(*moves.rebuild(leaves)))(*moves.leaves)
     yield from told
+
+
+def index_warnings(graph: Any, moves: Moving) -> Iterator[str]:
+    """x[5] of three numbers: jax takes the last one, and sends no gradient back to it."""
+    if "gather" not in made_of(graph):
+        return
+    told = {}
+
+    def visit(equation: Any, inputs: list[Given], place: Place) -> None:
+        operand, starts = (np.asarray(given.array) for given in inputs)
+        sizes, axes = equation.params["slice_sizes"], equation.params["dimension_numbers"]
+        for k, axis in enumerate(axes.start_index_map):
+            room = operand.shape[axis] - sizes[axis]
+            if np.any((starts[..., k] < 0) | (starts[..., k] > room)):
+                line = where(place.equations)
+                told[
+                    f"suspicious: f reads outside of an array of shape {operand.shape} at {line}: "
+                    "jax takes the nearest entry, and sends no gradient back to it; NumPy raises"
+                ] = None
+
+    visit_graph(graph, [Given(leaf, True) for leaf in moves.leaves], visit, _promised, Place())
+    yield from told
+
+
+def _promised(equation: Any) -> bool:
+    """An index that nobody looks at: of other kinds jax says what is outside."""
+    mode = equation.params.get("mode")
+    return equation.primitive.name == "gather" and mode is GatherScatterMode.PROMISE_IN_BOUNDS

@@ -161,11 +161,11 @@ def _operation(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
 
 
 def _decides(equation: Any) -> bool:
-    """Does it make a step of a number: a truth value, an integer, a rounded number?"""
-    reads = any(_inexact(v.aval) for v in equation.invars)
-    return equation.primitive.name in DECISIONS or (
-        reads and not any(_inexact(v.aval) for v in equation.outvars)
-    )
+    """Does it make a step of a number: a truth value, an integer, a rounded number? Its own bits
+    are none of these."""
+    name = equation.primitive.name
+    reads = any(_inexact(v.aval) for v in equation.invars) and name != "bitcast_convert_type"
+    return name in DECISIONS or (reads and not any(_inexact(v.aval) for v in equation.outvars))
 
 
 def _in_its_own_precision(equation: Any, highs: list) -> list:

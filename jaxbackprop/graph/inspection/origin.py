@@ -16,8 +16,9 @@ import numpy as np
 from jaxbackprop.graph.inspection import report
 from jaxbackprop.graph.inspection.local import entry_by_entry, local_gradients
 from jaxbackprop.graph.inspection.repairs import Repair, repair
-from jaxbackprop.graph.inspection.statistics import real
-from jaxbackprop.graph.inspection.steps import Graph, Step, Unknown, Value, origin_of
+from jaxbackprop.graph.inspection.ruled import inside_the_rule
+from jaxbackprop.graph.inspection.statistics import ill, nans, numbers
+from jaxbackprop.graph.inspection.steps import Graph, Step, Value, origin_of
 from jaxbackprop.graph.lines import Line, expression, innermost, stack
 from jaxbackprop.graph.names import scope
 
@@ -29,7 +30,8 @@ class Origin:
     """The first operation that turned finite numbers into one that is not, at one such entry.
 
     Its `direction` is "forward" where its value is not finite; "backward" where the value is, and
-    what it sends back to `operand` is not. `operands`, `local_gradient` and `gradient`, the one
+    what it sends back to `operand` is not, or where it stands in a backward rule (custom_vjp), and
+    `operand` is None. `operands`, `local_gradient` and `gradient`, the one
     that arrives from above, are the numbers at the `entry` where the operation goes entry by entry,
     and whole arrays elsewhere. Numbers that were given have the direction "given", and no line.
     `reaches` names the results that are not finite because of it. `repair` is what to write
@@ -79,12 +81,25 @@ def origin(graph: Graph) -> Origin | None:
     search = _search(graph, *symptoms)
     reaches = tuple(_reached(graph))
     for value, where in search.given:
-        if np.isnan(_numbers(value.array)[where]).any():
+        if np.isnan(numbers(value.array)[where]).any():
             return _given(graph, value, where, reaches)
     for events in (search.made, search.made_nan):
         if events:
-            return _origin(events[0], reaches)
+            return _from_inside(events[0], reaches) or _origin(events[0], reaches)
     return _given(graph, *search.given[0], reaches) if search.given else None
+
+
+def _from_inside(event: Event, reaches: tuple[str, ...]) -> Origin | None:
+    """Where the operation has a backward rule of its own: the operation in that rule."""
+    if event.operand is None:
+        return None
+    inside = inside_the_rule(event.step, event.operand)
+    if inside is None:
+        return None
+    results, _ = _symptoms(inside)
+    search = _search(inside, {v: bad & event.where for v, bad in results.items()}, {})
+    made = [*search.made, *search.made_nan]
+    return dataclasses.replace(_origin(made[0], reaches), direction="backward") if made else None
 
 
 # --- the search ---
@@ -95,8 +110,8 @@ Wanted = dict[Value, Mask]
 def _symptoms(graph: Graph) -> tuple[Wanted, Wanted]:
     """What is not finite among the results, and among the gradients."""
     pairs = zip(graph.tape.jaxpr.invars, graph.gradients, strict=True)
-    gradients = {v: _bad(g) for v, g in pairs if g is not None and _bad(g).any()}
-    results = {v: _bad(v.array) for v in graph.tape.jaxpr.outvars if _bad(v.array).any()}
+    gradients = {v: ill(g) for v, g in pairs if g is not None and ill(g).any()}
+    results = {v: ill(v.array) for v in graph.tape.jaxpr.outvars if ill(v.array).any()}
     return results, gradients
 
 
@@ -116,7 +131,7 @@ def _search(graph: Graph, values: Wanted, gradients: Wanted) -> Search:
                 made_nan.append(Event(step, i, made_of.no_nan))
     for step in reversed(graph.steps):
         for v in step.outvars:
-            where = values.get(v, np.False_) & _bad(v.array)
+            where = values.get(v, np.False_) & ill(v.array)
             if where.any() and not _ask_inside(step, v, where, values):
                 made_of = _blame(where, v.array, step, step.invars, values)
                 if made_of.finite.any():
@@ -139,7 +154,7 @@ def _to_explain(step: Step, gradients: Wanted) -> Iterator[tuple[int, Mask]]:
     """The operands to whose gradient the step sent something not finite that is to be explained."""
     for i, (v, contribution) in enumerate(zip(step.invars, step.contributions, strict=False)):
         if contribution is not None and v in gradients:
-            where = gradients[v] & _bad(contribution)
+            where = gradients[v] & ill(contribution)
             if where.any():
                 yield i, where
 
@@ -153,16 +168,16 @@ def _blame_backward(
     """
     cts, contribution = step.cts, step.contributions[i]
     own = where
-    if any(ct is not None and _bad(ct).any() for ct in cts):
+    if any(ct is not None and ill(ct).any() for ct in cts):
         tried = pull([None if ct is None else jnp.where(jnp.isfinite(ct), ct, 1) for ct in cts])
-        own = where & _bad(tried[i])
+        own = where & ill(tried[i])
     above = [(v, ct) for v, ct in zip(step.outvars, cts, strict=True) if ct is not None]
     for v, ct in above:
-        bad = _same_entries(step, where & ~own, _bad(ct)) if (where & ~own).any() else None
+        bad = _same_entries(step, where & ~own, ill(ct)) if (where & ~own).any() else None
         if bad is not None:
             gradients[v] = gradients.get(v, np.zeros_like(bad)) | bad
-    nothing = MadeOf(np.zeros_like(own), _nan(contribution) & where & ~own)
-    if any(_nan(ct).any() for _, ct in above):
+    nothing = MadeOf(np.zeros_like(own), nans(contribution) & where & ~own)
+    if any(nans(ct).any() for _, ct in above):
         nothing = nothing._replace(no_nan=np.zeros_like(own))
     if not own.any():
         return nothing
@@ -174,7 +189,7 @@ def _ask_inside(step: Step, v: Value, where: Mask, values: Wanted) -> bool:
     if not step.inside:
         return False
     made = origin_of(step.inside[step.outvars.index(v)])
-    if not (_bad(made.array) & where).any():
+    if not (ill(made.array) & where).any():
         return False
     values[made] = values.get(made, np.zeros_like(where)) | where
     return True
@@ -184,12 +199,12 @@ def _blame(
     where: Mask, array: Any, step: Step, operands: Sequence[Value], values: Wanted
 ) -> MadeOf:
     """Ask for the operands that are not finite at these entries; without any, it was made here."""
-    finite, no_nan = where.copy(), where & _nan(array)
+    finite, no_nan = where.copy(), where & nans(array)
     selects = step.equation.primitive.name == "select_n"
     for n, v in enumerate(operands):
         if v.tangent:  # a zero that stands for any number
             continue
-        bad, nan = (_same_entries(step, where, found(v.array)) for found in (_bad, _nan))
+        bad, nan = (_same_entries(step, where, found(v.array)) for found in (ill, nans))
         if selects and 0 < n < len(step.invars):  # what was not chosen explains nothing
             taken = np.asarray(operands[0].array).astype(int) == n - 1
             bad, nan = bad & taken, nan & taken
@@ -252,9 +267,7 @@ def _repair(step: Step, at: tuple[int, ...] | None) -> Repair | None:
 
 
 def _of(outputs: Sequence[Value], where: Mask) -> Value:
-    fits = [
-        v for v in outputs if np.shape(v.array) == where.shape and (_bad(v.array) & where).any()
-    ]
+    fits = [v for v in outputs if np.shape(v.array) == where.shape and (ill(v.array) & where).any()]
     return fits[0]
 
 
@@ -267,10 +280,10 @@ def _given(graph: Graph, value: Value, where: Mask, reaches: tuple[str, ...]) ->
 
 
 def _reached(graph: Graph) -> Iterator[str]:
-    if any(_bad(v.array).any() for v in graph.tape.jaxpr.outvars):
+    if any(ill(v.array).any() for v in graph.tape.jaxpr.outvars):
         yield "the result"
     for name, gradient in zip(graph.names, graph.gradients, strict=True):
-        if gradient is not None and _bad(gradient).any():
+        if gradient is not None and ill(gradient).any():
             yield f"the gradient of {name}"
 
 
@@ -278,20 +291,3 @@ def _at(array: Any, entry: tuple[int, ...] | None) -> np.ndarray:
     """The number at an entry; of a single number itself; the whole array where there is none."""
     array = np.asarray(array)
     return array if entry is None or array.ndim != len(entry) else np.asarray(array[entry])
-
-
-def _numbers(array: Any) -> np.ndarray:
-    """In float64; integers and truth values are finite, and so is all else that has no numbers, and
-    what is unknown."""
-    if isinstance(array, Unknown):
-        return np.zeros(())
-    inexact = jnp.issubdtype(jnp.result_type(array), jnp.inexact)
-    return real(array) if inexact else np.zeros(np.shape(array))
-
-
-def _bad(array: Any) -> Mask:
-    return ~np.isfinite(_numbers(array))
-
-
-def _nan(array: Any) -> Mask:
-    return np.isnan(_numbers(array))

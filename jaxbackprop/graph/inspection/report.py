@@ -228,12 +228,12 @@ def origin(found: Any) -> str:
         name = "operand" if len(found.operands) == 1 else f"operand {i}"
         mark = "  ← its gradient" if found.operand == i and len(found.operands) > 1 else ""
         lines.append(f"  {name:<15} {_in_full(operand)}{mark}")
-    if found.direction == "backward":
+    if found.direction == "backward" and found.operand is not None:
         if found.local_gradient is not None:
             lines.append(f"  local gradient  {_in_full(found.local_gradient)}")
         lines.append(f"  from above      {_in_full(found.gradient)}")
         lines.append(f"  sent back       {_in_full(found.result)}")
-    elif found.direction == "forward":
+    elif found.direction != "given":
         lines.append(f"  value           {_in_full(found.result)}")
     more = len(found.reaches) - REACHES
     reaches = ", ".join(found.reaches[:REACHES]) + (f" and {more} more" if more > 0 else "")

@@ -2,7 +2,10 @@
 
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+
+from jaxbackprop.graph.inspection.steps import Unknown
 
 
 class Statistics(NamedTuple):
@@ -36,3 +39,21 @@ def statistics(array: Any) -> Statistics:
     zeros, bad = np.mean(entries == 0), np.sum(~np.isfinite(entries))
     norm, mean, low, high, zeros = map(float, (norm, mean, low, high, zeros))
     return Statistics(entries.size, norm, mean, low, high, zeros, int(bad))
+
+
+def numbers(array: Any) -> np.ndarray:
+    """In float64; integers and truth values are finite, and so is all else that has no numbers, and
+    what is unknown."""
+    if isinstance(array, Unknown):
+        return np.zeros(())
+    inexact = jnp.issubdtype(jnp.result_type(array), jnp.inexact)
+    return real(array) if inexact else np.zeros(np.shape(array))
+
+
+def ill(array: Any) -> np.ndarray | np.bool_:
+    """The entries that are not finite."""
+    return ~np.isfinite(numbers(array))
+
+
+def nans(array: Any) -> np.ndarray | np.bool_:
+    return np.isnan(numbers(array))

@@ -5,6 +5,7 @@ A backward pass has no other outlet: what it computes are gradients of inputs. S
 a gradient leave it as the gradient of an input that nothing depends on.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact, Real
 
+from jaxbackprop.checkpoint.ties import tie
 from jaxbackprop.graph.watching.rewriting import Ears, Visit
-from jaxbackprop.graph.watching.sites import Site
+from jaxbackprop.graph.watching.sites import PRODUCTS, Site
 
 Statistics = Callable[[Any], Any]  # of an array, a pytree of real numbers
 
@@ -60,13 +62,20 @@ def taking(statistics: Statistics) -> Callable[[Visit], tuple[list, dict[int, An
     def visitor(visit: Visit) -> tuple[list, dict[int, Any]]:
         outputs, seen = visit.run(), {}
         for k, n in visit.numbers.items():
-            # Without the stop a loop would store what the statistics' own gradient needs.
+            # Without the stop a loop would store what the statistics' own gradient needs; without
+            # the ties XLA may go on first, and keep what it computes the value of once more.
             seen[n] = statistics(lax.stop_gradient(outputs[k]))
+            if visit.equation.primitive.name not in PRODUCTS:  # which stand in memory anyhow
+                outputs[k] = functools.reduce(_behind, jax.tree.leaves(seen[n]), outputs[k])
             if n in visit.ears:
                 outputs[k] = probe(outputs[k], visit.ears[n], statistics)
         return outputs, seen
 
     return visitor
+
+
+def _behind(x: Any, statistic: Any) -> Any:
+    return tie(statistic, x)
 
 
 def probe(x: Inexact[Array, "..."], ear: Any, statistics: Statistics) -> Inexact[Array, "..."]:

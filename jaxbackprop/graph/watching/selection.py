@@ -6,12 +6,10 @@ from collections.abc import Callable, Sequence
 from jaxbackprop.graph.lines import stack
 from jaxbackprop.graph.names import NothingMatches, scope, within
 from jaxbackprop.graph.watching.labels import Label, label
-from jaxbackprop.graph.watching.sites import Site
+from jaxbackprop.graph.watching.sites import PRODUCTS, Site
 
 Of = str | Callable[[Label], bool]
 
-PRODUCTS = {"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"}
-PRODUCTS |= {"scaled_dot", "scaled_matmul"}
 MANY = 300  # statistics that take longer to compile than most steps do
 
 

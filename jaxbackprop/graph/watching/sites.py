@@ -16,6 +16,8 @@ from jaxbackprop.graph.names import MOVES
 from jaxbackprop.graph.structure import CALLS
 from jaxbackprop.graph.walk import is_flat, is_real
 
+PRODUCTS = {"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"}
+PRODUCTS |= {"scaled_dot", "scaled_matmul"}
 REMAT = ("checkpoint", "remat2", "remat")
 
 
