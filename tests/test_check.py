@@ -533,7 +533,6 @@ def test_the_bits_of_a_number_are_no_decision():
     each = build(tree, 7864132)
     result = check_gradients(each.f, *each.args)
     assert result.ok, result
-    assert "what f decides" in str(result)
     assert not check_gradients(each.f, *each.args, gradient=0 * each.args[0]).ok
 
 
