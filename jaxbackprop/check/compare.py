@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from jaxbackprop.check import report
-from jaxbackprop.check.diagnosis import Finding, diagnose
+from jaxbackprop.check.diagnosis import diagnose
+from jaxbackprop.check.fitting import Finding
 from jaxbackprop.check.leaf import Leaf
 from jaxbackprop.check.leaves import check_form, eps
 
