@@ -6,6 +6,7 @@ that is always 0, elsewhere by an optimization barrier.
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,9 +15,9 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxbackprop.checkpoint.ties import array_of_its_own, tie
-from jaxbackprop.graph.budget.groups import Groups, size
+from jaxbackprop.graph.budget.groups import LARGE, Group, Groups, relaid, size
 from jaxbackprop.graph.budget.joint import Operation
-from jaxbackprop.graph.budget.kinds import COLLECTIVE, ON_A_MESH, SHALLOW, STRETCHED, VIEWS
+from jaxbackprop.graph.budget.kinds import CHEAP, COLLECTIVE, ON_A_MESH, SHALLOW, STRETCHED, VIEWS
 from jaxbackprop.graph.walk import evaluate, from_line
 
 
@@ -43,6 +44,7 @@ class Evaluation:
         self.alone = False
         self.steps_ran: set[int] = set()
         self.again = False
+        self.bound: set[int] = set()
         self.given(variables, inputs)
 
     def copy(self) -> "Evaluation":
@@ -50,6 +52,7 @@ class Evaluation:
         other = copy.copy(self)
         other.values, other.version = dict(self.values), dict(self.version)
         other.ran, other.loose = set(self.ran), set(self.loose)
+        other.bound = set(self.bound)
         other.steps_ran = set(self.steps_ran)
         return other
 
@@ -66,8 +69,8 @@ class Evaluation:
                 self.burst = self.count
             self.steps_ran.add(step)
             for index in group.operations:
-                self.operate(index, self.graph.joint.operations[index])
-            if self.held and group.in_place and group.apart:
+                self.operate(index, group)
+            if self.held and group.apart:
                 for v in group.writes:
                     self.values[v] = array_of_its_own(self.values[v])
             self.remember(group.writes)
@@ -78,7 +81,8 @@ class Evaluation:
             if v not in self.loose and _can_hold(self.values[v]):
                 self.latest = self.values[v]
 
-    def operate(self, index: int, operation: Operation) -> None:
+    def operate(self, index: int, group: Group) -> None:
+        operation, spread = self.graph.joint.operations[index], index in group.spread
         versions = tuple(self.version.get(v, 0) for v in operation.values)
         key = (index, versions)
         inputs = [self.read(v) for v in operation.reads]
@@ -88,11 +92,17 @@ class Evaluation:
         loose = operation.name in SHALLOW and all(v in self.loose for v in operation.values)
         if loose:
             self.loose.update(operation.writes)
-        stretched = operation.name in VIEWS | STRETCHED
-        if stretched and again and all(v in self.arguments for v in operation.values):
+        if again and not spread and self.is_the_same(operation, index == group.operations[-1]):
             return
-        if self.latest is not None and self.held and (again or (loose and not stretched)):
-            inputs = self.tied(operation, inputs)
+        early = loose and operation.name not in VIEWS | STRETCHED and self.is_large(operation)
+        tied = self.latest is not None and self.held and (spread or again or early)
+        if tied:
+            inputs = (self.spread if spread else self.tied)(operation, inputs)
+        (self.bound.update if tied else self.bound.difference_update)(operation.writes)
+        if self.latest is not None and self.held:
+            for place in relaid(operation):
+                if operation.reads[place] in self.loose:
+                    inputs[place] = tie(self.latest, inputs[place])
         outputs = self.evaluate(operation, inputs)
         self.count += 1
         self.values.update(zip(operation.writes, outputs, strict=True))
@@ -125,6 +135,30 @@ class Evaluation:
 
     def read(self, v: Any) -> Any:
         return v.val if isinstance(v, Literal) else self.values[v]
+
+    def is_the_same(self, operation: Operation, root: bool) -> bool:
+        """No array of its own: it may as well be read where it was made first."""
+        if self.bound.intersection(operation.writes):
+            return False
+        if operation.name in CHEAP and not root:
+            return True
+        of_arguments = all(v in self.arguments for v in operation.values)
+        return operation.name in STRETCHED or (operation.name in VIEWS and of_arguments)
+
+    def is_large(self, operation: Operation) -> bool:
+        return sum(size(self.graph.joint.avals[v]) for v in operation.writes) >= LARGE
+
+    def spread(self, operation: Operation, inputs: list) -> list:
+        """The operands, those tied to the latest value that are stretched to the result's shape.
+
+        Two that are stretched alike would be one array in memory, there from the first time that it
+        could be made to the last that it is read. One for each reader is no array at all.
+        """
+        out = math.prod(self.graph.joint.avals[operation.writes[0]].shape)
+        return [
+            tie(self.latest, jnp.asarray(x)) if math.prod(v.aval.shape) < out else x
+            for x, v in zip(inputs, operation.equation.invars, strict=True)
+        ]
 
     def tied(self, operation: Operation, inputs: list) -> list:
         """The operands, the smallest of them tied to the latest value."""

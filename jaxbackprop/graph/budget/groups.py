@@ -17,6 +17,7 @@ from jaxbackprop.graph.budget.kinds import (
     COLLECTIVE,
     FUSING,
     LOOP,
+    REDUCTIONS,
     SORTING,
     STRETCHED,
     TRANSCENDENTAL,
@@ -25,6 +26,7 @@ from jaxbackprop.graph.budget.kinds import (
 from jaxbackprop.graph.halves import acts, open_jaxpr
 from jaxbackprop.graph.structure import CALLS
 
+LARGE = 4096  # elements: what is smaller is left as it is
 FLOPS, BYTES, SLOW = 60.0, 6.0, 1.0  # a nanosecond: 60 FLOP, 6 bytes, one transcendental
 
 
@@ -32,7 +34,12 @@ Choices = dict[Any, Any]  # for each loop of a graph, its option
 
 
 class Group(NamedTuple):
-    """The operations that make `writes` from `reads`, in order."""
+    """The operations that make `writes` from `reads`, in order.
+
+    `in_place`: may it write over an operand that ends? `apart`: is its result held in memory, where
+    a compiler would compute it again in each reader? `spread`: those of its operations whose small
+    operands are stretched to what a library's sum reads. `once`: it is not repeated.
+    """
 
     operations: tuple[int, ...]
     reads: tuple[int, ...]
@@ -41,6 +48,7 @@ class Group(NamedTuple):
     workspace: int
     in_place: bool
     apart: bool
+    spread: frozenset[int]
     once: bool
 
 
@@ -74,23 +82,25 @@ def form(joint: Joint, choices: Choices | None = None) -> Groups:
             readers.setdefault(v, []).append(i)
         maker.update(dict.fromkeys(operation.writes, i))
     results = {v for v in joint.outputs if not isinstance(v, Literal)}
-    virtual = {
-        v
-        for v, i in maker.items()
-        if v not in results and _is_virtual(operations[i], readers.get(v, []), operations)
-    }
     inputs = set(joint.inputs)
     free = inputs | results
     bytes = [0 if v in free else size(a) for v, a in enumerate(avals)]
     for v, i in maker.items():
         if v not in free:
             bytes[v] = bytes_of(avals, v, choices, operations[i])
+    virtual = _virtual(operations, readers, results, bytes)
     groups, producer = [], {}
     for i, operation in enumerate(operations):
         if operation.writes and all(v in virtual for v in operation.writes):
             continue
         members, reads = _way(i, operations, maker, virtual, inputs)
         within = [operations[m] for m in members]
+        apart = (
+            operation.name in CHEAP
+            and is_loop(operation.equation)
+            and len(readers.get(operation.writes[0], ())) > 1
+            and sum(bytes[v] for v in reads) > bytes[operation.writes[0]]
+        )
         producer.update(dict.fromkeys(operation.writes, len(groups)))
         groups.append(
             Group(
@@ -98,11 +108,11 @@ def form(joint: Joint, choices: Choices | None = None) -> Groups:
                 tuple(reads),
                 operation.writes,
                 sum(cost(o, avals, choices) for o in within),
-                workspace(operation, avals, choices),
-                is_loop(operation.equation),
-                operation.name in CHEAP
-                and len(readers.get(operation.writes[0], ())) > 1
-                and sum(bytes[v] for v in reads) > bytes[operation.writes[0]],
+                workspace(operation, avals, choices)
+                + sum(size(avals[operation.reads[p]]) for p in relaid(operation) if _given(operation.reads[p], inputs)),
+                is_loop(operation.equation) and not apart,
+                apart,
+                _spread(members, operations, avals),
                 any(once(o) for o in within),
             )
         )
@@ -120,17 +130,32 @@ def is_loop(equation: Any) -> bool:
     return name in LOOP
 
 
-def _is_virtual(operation: Operation, readers: list[int], operations: list[Operation]) -> bool:
+def _virtual(operations, readers, results, bytes) -> set[int]:
+    """The values that are no arrays in memory."""
+    behind: dict[int, frozenset[int]] = {}  # what is read in place of a virtual value
+    for operation in operations:
+        for v in operation.writes:
+            reads = frozenset().union(*(behind.get(u, {u}) for u in operation.values))
+            after = [operations[r] for r in readers.get(v, ())]
+            if v not in results and _is_virtual(
+                operation, after, sum(bytes[u] for u in reads) <= 1.1 * bytes[v]
+            ):
+                behind[v] = reads
+    return set(behind)
+
+
+def _is_virtual(operation: Operation, readers: list[Operation], as_well: bool) -> bool:
+    """`as_well`: may what it is made from as well be kept?"""
     name = operation.name
     if name in VIEWS:
         return True
     if not is_loop(operation.equation) or not all(
-        operations[r].name in FUSING or is_loop(operations[r].equation) for r in readers
+        r.name in FUSING or is_loop(r.equation) for r in readers
     ):
         return False
     if name in STRETCHED or name == "convert_element_type":
         return True
-    return len(set(readers)) == 1
+    return len({id(r) for r in readers}) == 1 or (name in CHEAP and as_well)
 
 
 def _way(root, operations, maker, virtual, inputs) -> tuple[list[int], list[int]]:
@@ -147,6 +172,24 @@ def _way(root, operations, maker, virtual, inputs) -> tuple[list[int], list[int]
             elif v not in inputs:
                 reads[v] = None
     return sorted(members), list(reads)
+
+
+def _given(v: Any, inputs: set[int]) -> bool:
+    return not isinstance(v, Literal) and v in inputs
+
+
+def _spread(members, operations, avals) -> frozenset[int]:
+    """The operations that stretch an operand, in a group that is a library's sum."""
+    if operations[members[-1]].name not in REDUCTIONS:
+        return frozenset()
+    return frozenset(m for m in members if _stretches(operations[m], avals))
+
+
+def _stretches(operation: Operation, avals: list[Any]) -> bool:
+    if operation.name not in STRETCHED | CHEAP | TRANSCENDENTAL:
+        return False
+    out = _elements(avals[operation.writes[0]])
+    return out >= LARGE and any(_elements(v.aval) < out for v in operation.equation.invars)
 
 
 def _elements(aval: Any) -> int:
@@ -195,6 +238,23 @@ def cost(operation: Operation, avals: list[Any], choices: Choices) -> float:
 def _own_cost(equation: Any) -> float:
     writes = tuple(range(len(equation.outvars)))
     return cost(Operation(equation, (), writes), [v.aval for v in equation.outvars], {})
+
+
+def relaid(operation: Operation) -> set[int]:
+    """The places of a product's operands that are not laid out as its library wants them: batch,
+    rows and columns in order, or the last two swapped."""
+    if operation.name != "dot_general":
+        return set()
+    contracted, batched = operation.equation.params["dimension_numbers"]
+    found = set()
+    for place, (contract, batch) in enumerate(zip(contracted, batched, strict=True)):
+        rank = operation.equation.invars[place].aval.ndim
+        free = [d for d in range(rank) if d not in (*contract, *batch)]
+        order = (*batch, *free, *contract) if place == 0 else (*batch, *contract, *free)
+        matrices = len(contract) == len(free) == 1 and tuple(batch) == tuple(range(len(batch)))
+        if order != tuple(range(rank)) and not matrices:
+            found.add(place)
+    return found
 
 
 def inner_graphs(params: dict) -> list[Any]:

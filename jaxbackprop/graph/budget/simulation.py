@@ -11,7 +11,11 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from jaxbackprop.graph.budget.groups import Group, Groups
+from jax.extend.core import Literal
+
+from jaxbackprop.graph.budget.groups import Group, Groups, size
+
+WIDER = 4  # sizes of the memory that are tried for a number of bytes
 
 
 class Weights(NamedTuple):
@@ -57,23 +61,44 @@ def plain(graph: Groups) -> Order:
     return measure(graph, range(len(graph.groups)))
 
 
-def best(graph: Groups, room: int) -> Order:
-    """The cheapest order found that fits; raises NoRoom, of the try that needs least."""
+def best(graph: Groups, bytes: int) -> Order:
+    """The cheapest order found that fits; raises NoRoom, of the try that needs least.
+
+    The memory that the groups run through is larger as long as what it takes fits: some values lie
+    where a result comes to lie.
+    """
     whole = plain(graph)
-    if whole.peak <= room:
+    if whole.peak <= bytes:
         return whole
+    room, found, failed = float(bytes), None, None
+    for _ in range(WIDER):
+        try:
+            order = _cheapest(graph, int(room), bytes)
+        except NoRoom as failure:
+            if failed is None or failure.bytes < failed.bytes:
+                failed = failure
+            room *= 1.1
+            continue
+        if order.peak > bytes:
+            break
+        if found is None or order.cost < found.cost:
+            found = order
+        room *= min(max(bytes / order.peak, 1.02), 1.3)
+    if found is None:
+        raise failed or NoRoom(0, int(room))
+    return found
+
+
+def _cheapest(graph: Groups, room: int, bytes: int) -> Order:
     found, failures = [], []
     for weights in TRIED:
         try:
-            order = measure(graph, Simulation(graph, room, weights).run())
+            found.append(measure(graph, Simulation(graph, room, weights).run()))
         except NoRoom as failure:
             failures.append(failure)
-            continue
-        found.append(order)
-    fitting = [order for order in found if order.peak <= room]
-    if fitting:
-        return min(fitting, key=lambda order: order.cost)
-    raise min(failures, key=lambda failure: failure.bytes)
+    if not found:
+        raise min(failures, key=lambda failure: failure.bytes)
+    return min(found, key=lambda order: (order.peak > bytes, order.cost))
 
 
 def least(graph: Groups) -> tuple[Order, int]:
@@ -94,27 +119,60 @@ def measure(graph: Groups, steps: Sequence[int]) -> Order:
     last: dict[tuple[int, int], int] = {}
     version: dict[int, int] = {}
     for time, step in enumerate(steps):
-        for v in graph.groups[step].reads:
-            last[v, version[v]] = time
-        version.update(dict.fromkeys(graph.groups[step].writes, time))
+        group = graph.groups[step]
+        last.update({(v, version[v]): time for v in group.reads})
+        version.update(dict.fromkeys(group.writes, time))
+        last.update({(v, time): time for v in group.writes})
+    lodged = lodging(graph, steps, last)
     alive = peak = 0
     version = {}
     for time, step in enumerate(steps):
         group = graph.groups[step]
-        ended = [v for v in group.reads if last[v, version[v]] == time]
-        new = sum(graph.bytes[v] for v in group.writes)
-        freed = sum(graph.bytes[v] for v in ended)
-        peak = max(peak, alive + need(graph, group, ended))
-        alive += new - freed
+        sizes = [0 if (v, time) in lodged else graph.bytes[v] for v in group.writes]
+        ended = [
+            graph.bytes[v]
+            for v in dict.fromkeys(group.reads)
+            if last[v, version[v]] == time and (v, version[v]) not in lodged
+        ]
+        peak = max(peak, alive + need(group, sum(sizes), ended))
+        alive += sum(sizes) - sum(ended)
         version.update(dict.fromkeys(group.writes, time))
-        alive -= sum(graph.bytes[v] for v in group.writes if (v, time) not in last)
+        alive -= sum(
+            b for v, b in zip(group.writes, sizes, strict=True) if last[v, time] == time
+        )
     return Order(tuple(steps), peak, sum(graph.groups[step].cost for step in steps))
 
 
-def need(graph: Groups, group: Group, ended: Sequence[int]) -> int:
+def lodging(graph: Groups, steps: Sequence[int], last: dict) -> set[tuple[int, int]]:
+    """The evaluations that lie where a result comes to lie, which is written after they have ended.
+
+    As XLA places them: the largest first, each in the smallest result that has room for it.
+    """
+    results = {v for v in graph.joint.outputs if not isinstance(v, Literal)}
+    written = {v: t for t, step in enumerate(steps) for v in graph.groups[step].writes if v in results}
+    homes = sorted((size(graph.joint.avals[v]), t) for v, t in written.items())
+    if not homes:
+        return set()
+    taken: list[list[tuple[int, int]]] = [[] for _ in homes]
+    guests = sorted(
+        ((graph.bytes[v], begin, end, v) for (v, begin), end in last.items() if graph.bytes[v]),
+        reverse=True,
+    )
+    found = set()
+    for bytes, begin, end, v in guests:
+        if bytes < homes[-1][0] // 64:
+            break
+        for place in range(bisect.bisect_left(homes, (bytes, 0)), len(homes)):
+            if end < homes[place][1] and all(end < b or e < begin for b, e in taken[place]):
+                taken[place].append((begin, end))
+                found.add((v, begin))
+                break
+    return found
+
+
+def need(group: Group, new: int, ended: Sequence[int]) -> int:
     """Bytes that a group adds while it runs: elementwise, it writes over an operand that ends."""
-    new = sum(graph.bytes[v] for v in group.writes)
-    over = max((graph.bytes[v] for v in ended), default=0) if group.in_place else 0
+    over = max(ended, default=0) if group.in_place else 0
     return group.workspace + new - min(over, new)
 
 
@@ -192,7 +250,8 @@ class Simulation:
         group, bytes = self.graph.groups[step], self.graph.bytes
         ended = [v for v in group.reads if self.locked[v] == 1 and self.next_use(v) is None]
         fresh = [v for v in group.writes if v not in self.resident]
-        self.make_room(step, need(self.graph, group, ended))
+        new = sum(bytes[v] for v in group.writes)
+        self.make_room(step, need(group, new, [bytes[v] for v in ended]))
         for v in fresh:
             self.resident.add(v)
             self.used += bytes[v]
