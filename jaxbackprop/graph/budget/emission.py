@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxbackprop.checkpoint.ties import array_of_its_own, tie
-from jaxbackprop.graph.budget.groups import LARGE, Group, Groups, relaid, size
+from jaxbackprop.graph.budget.groups import LARGE, Group, Groups, size
 from jaxbackprop.graph.budget.joint import Operation
-from jaxbackprop.graph.budget.kinds import CHEAP, COLLECTIVE, ON_A_MESH, SHALLOW, STRETCHED, VIEWS
+from jaxbackprop.graph.budget.kinds import COLLECTIVE, ON_A_MESH, SHALLOW, STRETCHED, VIEWS
 from jaxbackprop.graph.walk import evaluate, from_line
 
 
@@ -92,17 +92,21 @@ class Evaluation:
         loose = operation.name in SHALLOW and all(v in self.loose for v in operation.values)
         if loose:
             self.loose.update(operation.writes)
-        if again and not spread and self.is_the_same(operation, index == group.operations[-1]):
+        root = index == group.operations[-1]
+        if (
+            again
+            and not spread
+            and self.is_the_same(operation, not root and index in self.graph.cheap)
+        ):
             return
         early = loose and operation.name not in VIEWS | STRETCHED and self.is_large(operation)
         tied = self.latest is not None and self.held and (spread or again or early)
         if tied:
             inputs = (self.spread if spread else self.tied)(operation, inputs)
         (self.bound.update if tied else self.bound.difference_update)(operation.writes)
-        if self.latest is not None and self.held:
-            for place in relaid(operation):
-                if operation.reads[place] in self.loose:
-                    inputs[place] = tie(self.latest, inputs[place])
+        if self.latest is not None and self.held and root:
+            for place in group.copied:
+                inputs[place] = tie(self.latest, inputs[place])
         outputs = self.evaluate(operation, inputs)
         self.count += 1
         self.values.update(zip(operation.writes, outputs, strict=True))
@@ -136,14 +140,13 @@ class Evaluation:
     def read(self, v: Any) -> Any:
         return v.val if isinstance(v, Literal) else self.values[v]
 
-    def is_the_same(self, operation: Operation, root: bool) -> bool:
+    def is_the_same(self, operation: Operation, cheap: bool) -> bool:
         """No array of its own: it may as well be read where it was made first."""
         if self.bound.intersection(operation.writes):
             return False
-        if operation.name in CHEAP and not root:
-            return True
         of_arguments = all(v in self.arguments for v in operation.values)
-        return operation.name in STRETCHED or (operation.name in VIEWS and of_arguments)
+        name = operation.name
+        return cheap or name in STRETCHED or (name in VIEWS and of_arguments)
 
     def is_large(self, operation: Operation) -> bool:
         return sum(size(self.graph.joint.avals[v]) for v in operation.writes) >= LARGE

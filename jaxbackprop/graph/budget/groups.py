@@ -38,7 +38,8 @@ class Group(NamedTuple):
 
     `in_place`: may it write over an operand that ends? `apart`: is its result held in memory, where
     a compiler would compute it again in each reader? `spread`: those of its operations whose small
-    operands are stretched to what a library's sum reads. `once`: it is not repeated.
+    operands are stretched to what a library's sum reads. `copied`: the places of operands that a library lays
+    out anew. `once`: it is not repeated.
     """
 
     operations: tuple[int, ...]
@@ -49,17 +50,20 @@ class Group(NamedTuple):
     in_place: bool
     apart: bool
     spread: frozenset[int]
+    copied: frozenset[int]
     once: bool
 
 
 class Groups(NamedTuple):
-    """A joint graph in groups, in its own order. `bytes`: 0 for arguments and results."""
+    """A joint graph in groups, in its own order. `bytes`: 0 for arguments and results; `cheap`: the
+    operations that a compiler would rather compute again in each reader than keep."""
 
     joint: Joint
     groups: list[Group]
     bytes: list[int]
     producer: dict[int, int]
     choices: Choices
+    cheap: frozenset[int]
 
 
 def size(aval: Any) -> int:
@@ -88,16 +92,19 @@ def form(joint: Joint, choices: Choices | None = None) -> Groups:
     for v, i in maker.items():
         if v not in free:
             bytes[v] = bytes_of(avals, v, choices, operations[i])
-    virtual = _virtual(operations, readers, results, bytes)
+    cheap = frozenset(i for i, o in enumerate(operations) if _is_cheap(o, avals, operations, maker))
+    virtual = _virtual(operations, readers, results, bytes, cheap)
     groups, producer = [], {}
     for i, operation in enumerate(operations):
         if operation.writes and all(v in virtual for v in operation.writes):
             continue
         members, reads = _way(i, operations, maker, virtual, inputs)
         within = [operations[m] for m in members]
+        copied = frozenset(
+            p for p in relaid(operation) if _made_before(operation, p, joint.late, readers, inputs)
+        )
         apart = (
-            operation.name in CHEAP
-            and is_loop(operation.equation)
+            i in cheap
             and len(readers.get(operation.writes[0], ())) > 1
             and sum(bytes[v] for v in reads) > bytes[operation.writes[0]]
         )
@@ -109,14 +116,27 @@ def form(joint: Joint, choices: Choices | None = None) -> Groups:
                 operation.writes,
                 sum(cost(o, avals, choices) for o in within),
                 workspace(operation, avals, choices)
-                + sum(size(avals[operation.reads[p]]) for p in relaid(operation) if _given(operation.reads[p], inputs)),
+                + sum(size(avals[operation.reads[p]]) for p in copied),
                 is_loop(operation.equation) and not apart,
                 apart,
                 _spread(members, operations, avals),
+                copied,
                 any(once(o) for o in within),
             )
         )
-    return Groups(joint, groups, bytes, producer, choices)
+    return Groups(joint, groups, bytes, producer, choices, cheap)
+
+
+def _is_cheap(operation: Operation, avals: list[Any], operations: list[Operation], maker) -> bool:
+    """A quotient by few numbers is a product with their inverses."""
+    if operation.name != "div":
+        return operation.name in CHEAP
+    divisor = operation.reads[1]
+    if isinstance(divisor, Literal) or _elements(avals[divisor]) < _elements(
+        avals[operation.writes[0]]
+    ):
+        return True
+    return divisor in maker and operations[maker[divisor]].name in STRETCHED
 
 
 def is_loop(equation: Any) -> bool:
@@ -130,22 +150,21 @@ def is_loop(equation: Any) -> bool:
     return name in LOOP
 
 
-def _virtual(operations, readers, results, bytes) -> set[int]:
+def _virtual(operations, readers, results, bytes, cheap) -> set[int]:
     """The values that are no arrays in memory."""
     behind: dict[int, frozenset[int]] = {}  # what is read in place of a virtual value
-    for operation in operations:
+    for i, operation in enumerate(operations):
         for v in operation.writes:
             reads = frozenset().union(*(behind.get(u, {u}) for u in operation.values))
             after = [operations[r] for r in readers.get(v, ())]
-            if v not in results and _is_virtual(
-                operation, after, sum(bytes[u] for u in reads) <= 1.1 * bytes[v]
-            ):
+            as_well = i in cheap and sum(bytes[u] for u in reads) <= 1.1 * bytes[v]
+            if v not in results and _is_virtual(operation, after, as_well):
                 behind[v] = reads
     return set(behind)
 
 
 def _is_virtual(operation: Operation, readers: list[Operation], as_well: bool) -> bool:
-    """`as_well`: may what it is made from as well be kept?"""
+    """`as_well`: is it cheap, and may what it is made from as well be kept?"""
     name = operation.name
     if name in VIEWS:
         return True
@@ -155,7 +174,7 @@ def _is_virtual(operation: Operation, readers: list[Operation], as_well: bool) -
         return False
     if name in STRETCHED or name == "convert_element_type":
         return True
-    return len({id(r) for r in readers}) == 1 or (name in CHEAP and as_well)
+    return len({id(r) for r in readers}) == 1 or as_well
 
 
 def _way(root, operations, maker, virtual, inputs) -> tuple[list[int], list[int]]:
@@ -174,8 +193,12 @@ def _way(root, operations, maker, virtual, inputs) -> tuple[list[int], list[int]
     return sorted(members), list(reads)
 
 
-def _given(v: Any, inputs: set[int]) -> bool:
-    return not isinstance(v, Literal) and v in inputs
+def _made_before(operation: Operation, place: int, late, readers, inputs) -> bool:
+    """Is an operand of the way back there long before, for others as well?"""
+    v = operation.reads[place]
+    if isinstance(v, Literal) or operation.writes[0] not in late:
+        return False
+    return v not in late and (v in inputs or len(readers.get(v, ())) > 1)
 
 
 def _spread(members, operations, avals) -> frozenset[int]:
@@ -241,13 +264,17 @@ def _own_cost(equation: Any) -> float:
 
 
 def relaid(operation: Operation) -> set[int]:
-    """The places of a product's operands that are not laid out as its library wants them: batch,
-    rows and columns in order, or the last two swapped."""
+    """The places of an operand that its library wants laid out in another way: of a product batch,
+    rows and columns in order, or the last two swapped; of a convolution features last."""
+    params = operation.equation.params
+    if operation.name == "conv_general_dilated":
+        (batch, features, *space), (out, of, *window), _ = params["dimension_numbers"]
+        wanted = [(batch, *space, features), (*window, of, out)]
+        return {i for i, order in enumerate(wanted) if order != tuple(range(len(order)))}
     if operation.name != "dot_general":
         return set()
-    contracted, batched = operation.equation.params["dimension_numbers"]
     found = set()
-    for place, (contract, batch) in enumerate(zip(contracted, batched, strict=True)):
+    for place, (contract, batch) in enumerate(zip(*params["dimension_numbers"], strict=True)):
         rank = operation.equation.invars[place].aval.ndim
         free = [d for d in range(rank) if d not in (*contract, *batch)]
         order = (*batch, *free, *contract) if place == 0 else (*batch, *contract, *free)

@@ -11,11 +11,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from jax.extend.core import Literal
+from jaxbackprop.graph.budget.groups import Groups
+from jaxbackprop.graph.budget.memory import lives, need, packed, peak
 
-from jaxbackprop.graph.budget.groups import Group, Groups, size
-
-WIDER = 4  # sizes of the memory that are tried for a number of bytes
+ROOMS = 5  # sizes of the memory that are tried for a number of bytes
 
 
 class Weights(NamedTuple):
@@ -58,34 +57,38 @@ class NoRoom(Exception):
 
 def plain(graph: Groups) -> Order:
     """The graph's own order: everything is kept."""
-    return measure(graph, range(len(graph.groups)))
+    return settled(graph, measure(graph, range(len(graph.groups))))
 
 
 def best(graph: Groups, bytes: int) -> Order:
     """The cheapest order found that fits; raises NoRoom, of the try that needs least.
 
-    The memory that the groups run through is larger as long as what it takes fits: some values lie
-    where a result comes to lie.
+    The memory that the groups run through is smaller where what they take has gaps, and larger
+    where some of it lies in results.
     """
     whole = plain(graph)
     if whole.peak <= bytes:
         return whole
-    room, found, failed = float(bytes), None, None
-    for _ in range(WIDER):
+    room, found, failed = float(bytes), None, NoRoom(0, whole.peak)
+    for _ in range(ROOMS):
         try:
-            order = _cheapest(graph, int(room), bytes)
+            order = settled(graph, _cheapest(graph, int(room), bytes))
         except NoRoom as failure:
-            if failed is None or failure.bytes < failed.bytes:
-                failed = failure
+            failed = min(failed, failure, key=lambda failure: failure.bytes)
+            if room < bytes:
+                break
             room *= 1.1
             continue
-        if order.peak > bytes:
+        if order.peak <= bytes:
+            if found is None or order.cost < found.cost:
+                found = order
+            room *= min(max(bytes / order.peak, 1.02), 1.3)
+        elif found:
             break
-        if found is None or order.cost < found.cost:
-            found = order
-        room *= min(max(bytes / order.peak, 1.02), 1.3)
+        else:
+            room *= 0.99 * bytes / order.peak
     if found is None:
-        raise failed or NoRoom(0, int(room))
+        raise failed
     return found
 
 
@@ -115,65 +118,14 @@ def least(graph: Groups) -> tuple[Order, int]:
 
 
 def measure(graph: Groups, steps: Sequence[int]) -> Order:
-    """The exact peak of an order: each evaluation's results live until they are last read."""
-    last: dict[tuple[int, int], int] = {}
-    version: dict[int, int] = {}
-    for time, step in enumerate(steps):
-        group = graph.groups[step]
-        last.update({(v, version[v]): time for v in group.reads})
-        version.update(dict.fromkeys(group.writes, time))
-        last.update({(v, time): time for v in group.writes})
-    lodged = lodging(graph, steps, last)
-    alive = peak = 0
-    version = {}
-    for time, step in enumerate(steps):
-        group = graph.groups[step]
-        sizes = [0 if (v, time) in lodged else graph.bytes[v] for v in group.writes]
-        ended = [
-            graph.bytes[v]
-            for v in dict.fromkeys(group.reads)
-            if last[v, version[v]] == time and (v, version[v]) not in lodged
-        ]
-        peak = max(peak, alive + need(group, sum(sizes), ended))
-        alive += sum(sizes) - sum(ended)
-        version.update(dict.fromkeys(group.writes, time))
-        alive -= sum(
-            b for v, b in zip(group.writes, sizes, strict=True) if last[v, time] == time
-        )
-    return Order(tuple(steps), peak, sum(graph.groups[step].cost for step in steps))
+    """An order with what is alive at a time, and its cost."""
+    cost = sum(graph.groups[step].cost for step in steps)
+    return Order(tuple(steps), peak(lives(graph, steps)), cost)
 
 
-def lodging(graph: Groups, steps: Sequence[int], last: dict) -> set[tuple[int, int]]:
-    """The evaluations that lie where a result comes to lie, which is written after they have ended.
-
-    As XLA places them: the largest first, each in the smallest result that has room for it.
-    """
-    results = {v for v in graph.joint.outputs if not isinstance(v, Literal)}
-    written = {v: t for t, step in enumerate(steps) for v in graph.groups[step].writes if v in results}
-    homes = sorted((size(graph.joint.avals[v]), t) for v, t in written.items())
-    if not homes:
-        return set()
-    taken: list[list[tuple[int, int]]] = [[] for _ in homes]
-    guests = sorted(
-        ((graph.bytes[v], begin, end, v) for (v, begin), end in last.items() if graph.bytes[v]),
-        reverse=True,
-    )
-    found = set()
-    for bytes, begin, end, v in guests:
-        if bytes < homes[-1][0] // 64:
-            break
-        for place in range(bisect.bisect_left(homes, (bytes, 0)), len(homes)):
-            if end < homes[place][1] and all(end < b or e < begin for b, e in taken[place]):
-                taken[place].append((begin, end))
-                found.add((v, begin))
-                break
-    return found
-
-
-def need(group: Group, new: int, ended: Sequence[int]) -> int:
-    """Bytes that a group adds while it runs: elementwise, it writes over an operand that ends."""
-    over = max(ended, default=0) if group.in_place else 0
-    return group.workspace + new - min(over, new)
+def settled(graph: Groups, order: Order) -> Order:
+    """The order, with the bytes that it needs where its values lie in one block."""
+    return order._replace(peak=packed(lives(graph, order.steps)))
 
 
 class Simulation:
