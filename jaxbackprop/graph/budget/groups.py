@@ -26,6 +26,7 @@ from jaxbackprop.graph.budget.kinds import (
 from jaxbackprop.graph.halves import acts, open_jaxpr
 from jaxbackprop.graph.structure import CALLS
 
+SLACK = 1.1  # a few numbers beside an array are as good as none
 LARGE = 4096  # elements: what is smaller is left as it is
 FLOPS, BYTES, SLOW = 60.0, 6.0, 1.0  # a nanosecond: 60 FLOP, 6 bytes, one transcendental
 
@@ -38,8 +39,8 @@ class Group(NamedTuple):
 
     `in_place`: may it write over an operand that ends? `apart`: is its result held in memory, where
     a compiler would compute it again in each reader? `spread`: those of its operations whose small
-    operands are stretched to what a library's sum reads. `copied`: the places of operands that a library lays
-    out anew. `once`: it is not repeated.
+    operands are stretched to what a library's sum reads. `copied`: the places of operands
+    that a library lays out anew. `once`: it is not repeated.
     """
 
     operations: tuple[int, ...]
@@ -93,20 +94,21 @@ def form(joint: Joint, choices: Choices | None = None) -> Groups:
         if v not in free:
             bytes[v] = bytes_of(avals, v, choices, operations[i])
     cheap = frozenset(i for i, o in enumerate(operations) if _is_cheap(o, avals, operations, maker))
-    virtual = _virtual(operations, readers, results, bytes, cheap)
+    virtual, light = _virtual(operations, readers, results, bytes, cheap)
     groups, producer = [], {}
     for i, operation in enumerate(operations):
         if operation.writes and all(v in virtual for v in operation.writes):
             continue
-        members, reads = _way(i, operations, maker, virtual, inputs)
-        within = [operations[m] for m in members]
         copied = frozenset(
             p for p in relaid(operation) if _made_before(operation, p, joint.late, readers, inputs)
         )
+        through = virtual | (light if copied else set())
+        members, reads = _way(i, operations, maker, through, light, inputs)
+        within = [operations[m] for m in members]
         apart = (
             i in cheap
             and len(readers.get(operation.writes[0], ())) > 1
-            and sum(bytes[v] for v in reads) > bytes[operation.writes[0]]
+            and sum(bytes[v] for v in reads) > SLACK * bytes[operation.writes[0]]
         )
         producer.update(dict.fromkeys(operation.writes, len(groups)))
         groups.append(
@@ -116,7 +118,9 @@ def form(joint: Joint, choices: Choices | None = None) -> Groups:
                 operation.writes,
                 sum(cost(o, avals, choices) for o in within),
                 workspace(operation, avals, choices)
-                + sum(size(avals[operation.reads[p]]) for p in copied),
+                + sum(
+                    size(avals[operation.reads[p]]) for p in copied | _shared(operation, readers)
+                ),
                 is_loop(operation.equation) and not apart,
                 apart,
                 _spread(members, operations, avals),
@@ -130,7 +134,7 @@ def form(joint: Joint, choices: Choices | None = None) -> Groups:
 def _is_cheap(operation: Operation, avals: list[Any], operations: list[Operation], maker) -> bool:
     """A quotient by few numbers is a product with their inverses."""
     if operation.name != "div":
-        return operation.name in CHEAP
+        return _is_all(operation.equation, CHEAP) and operation.name not in STRETCHED | VIEWS
     divisor = operation.reads[1]
     if isinstance(divisor, Literal) or _elements(avals[divisor]) < _elements(
         avals[operation.writes[0]]
@@ -141,26 +145,37 @@ def _is_cheap(operation: Operation, avals: list[Any], operations: list[Operation
 
 def is_loop(equation: Any) -> bool:
     """Is it elementwise or a movement? So is a function with a rule of its own, if all in it is."""
+    return _is_all(equation, LOOP)
+
+
+def _is_all(equation: Any, names: frozenset[str]) -> bool:
+    """Is it one of these, or no array of its own, or a function of such?"""
     name = equation.primitive.name
     inner = equation.params.get("call_jaxpr") if name == "custom_jvp_call" else None
     if name in CALLS:
         inner = equation.params[CALLS[name]]
     if inner is not None:
-        return all(is_loop(e) for e in open_jaxpr(inner)[0].eqns)
-    return name in LOOP
+        return all(_is_all(e, names) for e in open_jaxpr(inner)[0].eqns)
+    return name in names | STRETCHED | VIEWS
 
 
-def _virtual(operations, readers, results, bytes, cheap) -> set[int]:
-    """The values that are no arrays in memory."""
-    behind: dict[int, frozenset[int]] = {}  # what is read in place of a virtual value
+def _virtual(operations, readers, results, bytes, cheap) -> tuple[set[int], set[int]]:
+    """The values that are no arrays in memory; and those that are, but not for what would rather
+    compute them again from something that may as well be kept."""
+    behind: dict[int, frozenset[int]] = {}  # what is read in place of such a value
+    virtual, light = set(), set()
     for i, operation in enumerate(operations):
-        for v in operation.writes:
+        for v in set(operation.writes) - results:
             reads = frozenset().union(*(behind.get(u, {u}) for u in operation.values))
             after = [operations[r] for r in readers.get(v, ())]
-            as_well = i in cheap and sum(bytes[u] for u in reads) <= 1.1 * bytes[v]
-            if v not in results and _is_virtual(operation, after, as_well):
+            as_well = i in cheap and sum(bytes[u] for u in reads) <= SLACK * bytes[v]
+            if _is_virtual(operation, after, as_well):
+                virtual.add(v)
+            elif as_well:
+                light.add(v)
+            if v in virtual or v in light:
                 behind[v] = reads
-    return set(behind)
+    return virtual, light
 
 
 def _is_virtual(operation: Operation, readers: list[Operation], as_well: bool) -> bool:
@@ -168,16 +183,19 @@ def _is_virtual(operation: Operation, readers: list[Operation], as_well: bool) -
     name = operation.name
     if name in VIEWS:
         return True
-    if not is_loop(operation.equation) or not all(
-        r.name in FUSING or is_loop(r.equation) for r in readers
-    ):
+    if not is_loop(operation.equation) or not all(map(_fuses, readers)):
         return False
     if name in STRETCHED or name == "convert_element_type":
         return True
     return len({id(r) for r in readers}) == 1 or as_well
 
 
-def _way(root, operations, maker, virtual, inputs) -> tuple[list[int], list[int]]:
+def _fuses(operation: Operation) -> bool:
+    """Does it read what is virtual?"""
+    return operation.name in FUSING or is_loop(operation.equation)
+
+
+def _way(root, operations, maker, through, light, inputs) -> tuple[list[int], list[int]]:
     """The operations from what is materialised to the root, and what they read of that."""
     members, reads, waiting = set(), {}, [root]
     while waiting:
@@ -186,7 +204,7 @@ def _way(root, operations, maker, virtual, inputs) -> tuple[list[int], list[int]
             continue
         members.add(i)
         for v in operations[i].values:
-            if v in virtual:
+            if v in through or (v in light and _fuses(operations[i])):
                 waiting.append(maker[v])
             elif v not in inputs:
                 reads[v] = None
@@ -199,6 +217,16 @@ def _made_before(operation: Operation, place: int, late, readers, inputs) -> boo
     if isinstance(v, Literal) or operation.writes[0] not in late:
         return False
     return v not in late and (v in inputs or len(readers.get(v, ())) > 1)
+
+
+def _shared(operation: Operation, readers: dict[int, list[int]]) -> set[int]:
+    """The places of operands that others want as they are, and a library in another way."""
+    reads = operation.reads
+    return {
+        p
+        for p in relaid(operation)
+        if not isinstance(reads[p], Literal) and len(readers.get(reads[p], ())) > 1
+    }
 
 
 def _spread(members, operations, avals) -> frozenset[int]:
