@@ -1,5 +1,7 @@
 """The gradient of any function in a number of bytes: exact, and never in more than asked."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from jax import export
 from jaxbackprop import checkpoint
 from jaxbackprop.checkpoint import within
 from jaxbackprop.graph import grad, value_and_grad, vjp
+from jaxbackprop.graph.budget import asking, planning, simulation
 
 X = jax.random.normal(jax.random.key(0), (256, 32))
 
@@ -88,6 +91,30 @@ def branches(params, x):
 FUNCTIONS = [dense, dropout, skips, own_checkpoint, scanned, loops, keys_in_a_loop, branches]
 
 
+def attention(params, x):
+    """Normalised, projected on two heads, with a softmax over all rows."""
+    x = x[:128]
+    for w, b in params:
+        centred = x - x.mean(-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-5) * b
+        heads = jnp.einsum("nd,dhe->hne", y, w.reshape(32, 2, 16))
+        scores = jax.nn.softmax(jnp.einsum("hne,hme->hnm", heads, heads) * 0.25)
+        x = x + jnp.einsum("hnm,hme->nhe", scores, heads).reshape(128, 32)
+    return (x**2).mean()
+
+
+def convolved(params, x):
+    """Convolutions with batch norm."""
+    x = jnp.tile(x.reshape(8, 16, 16, 4), (1, 1, 1, 2))
+    for w, _ in params:
+        w = w.reshape(-1)[: 9 * 64].reshape(3, 3, 8, 8)
+        z = jax.lax.conv_general_dilated(
+            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        x = jax.nn.relu((z - z.mean((0, 1, 2))) / jnp.sqrt(z.var((0, 1, 2)) + 1e-5))
+    return (x**2).mean()
+
+
 def temporary(f, *args):
     return jax.jit(f).lower(*args).compile().memory_analysis().temp_size_in_bytes
 
@@ -115,6 +142,35 @@ def test_the_gradient_is_exact_and_its_program_needs_no_more_than_asked(f, share
     assert program.memory_analysis().temp_size_in_bytes <= asked
 
 
+@pytest.mark.parametrize(("f", "share"), [(skips, 0.75), (attention, 0.5), (convolved, 1)])
+def test_a_first_prediction_is_what_the_program_needs(f, share):
+    joint = asking.graph_of(f, (layers(6), X))
+    graphs = planning.graphs_of(joint)
+    graph, order = planning.cheapest(graphs, int(share * simulation.plain(graphs[0]).peak))
+    compiled = planning.compiled_bytes(graph, order)
+    assert abs(simulation.predicted(graph, order) / compiled - 1) <= 0.1
+    if (
+        f is not skips
+    ):  # what a sum stretches or a product lays out anew would be there all the time
+        early = [g._replace(spread=frozenset(), copied=frozenset()) for g in graph.groups]
+        assert planning.compiled_bytes(graph._replace(groups=early), order) > 1.1 * compiled
+
+
+def test_asked_for_what_jax_grad_needs_nothing_is_computed_again():
+    params = layers(6)
+    whole = temporary(jax.value_and_grad(dense), params, X)
+    assert checkpoint.plan(dense, params, X, bytes=whole).factor == 1
+
+
+def test_with_fewer_bytes_to_spend_no_more_are_needed():
+    params = layers(6)
+    plans = [
+        checkpoint.plan(attention, params, X, bytes=f"{k}KiB") for k in (1800, 1400, 1000, 600)
+    ]
+    needed = [plan.compiled_bytes for plan in plans]
+    assert all(less <= 1.02 * more for more, less in itertools.pairwise(needed))
+
+
 def test_branches_that_read_alike_but_close_over_different_arrays_are_not_one():
     first, second = X[0], X[1]
 
@@ -137,7 +193,8 @@ def test_a_training_step_stays_within_what_its_gradient_was_given():
         value, gradient = value_and_grad(dense, checkpoint=within(asked))(params, x)
         return value, jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
 
-    assert temporary(step, params, X) <= asked
+    gradients = sum(leaf.nbytes for leaf in jax.tree.leaves(params))  # no results of a step's
+    assert temporary(step, params, X) <= asked + gradients
     reference = jax.grad(dense)(params, X)
     same(step(params, X)[1], jax.tree.map(lambda p, g: p - 0.1 * g, params, reference))
 

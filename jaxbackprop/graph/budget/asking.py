@@ -21,7 +21,7 @@ from jaxbackprop.graph.budget.planning import (
     plan,
 )
 from jaxbackprop.graph.budget.report import Row, printed, table
-from jaxbackprop.graph.budget.simulation import Order, least, plain
+from jaxbackprop.graph.budget.simulation import Order, least, plain, predicted
 
 
 class FunctionPlan(NamedTuple):
@@ -109,7 +109,7 @@ def plan_of(f: Callable, args: tuple, bytes: int, has_aux: bool = False) -> Func
     whole = plain(graphs_of(joint)[0]).cost
     return FunctionPlan(
         bytes,
-        found.order.peak,
+        predicted(found.graph, found.order),
         found.compiled,
         found.order.cost / whole,
         table(found.graph, found.order, whole),

@@ -229,6 +229,22 @@ def _shared(operation: Operation, readers: dict[int, list[int]]) -> set[int]:
     }
 
 
+def made_early(graph: Groups) -> int:
+    """Bytes of what a program that is not held to its order makes as soon as it can: operands that
+    are laid out anew, and stretched ones."""
+    operations, avals = graph.joint.operations, graph.joint.avals
+    found = {operations[g.operations[-1]].reads[p] for g in graph.groups for p in g.copied}
+    stretched = {
+        (v, avals[operations[m].writes[0]])
+        for g in graph.groups
+        for m in g.spread
+        for v in operations[m].values
+        if v not in graph.joint.late
+        and _elements(avals[v]) < _elements(avals[operations[m].writes[0]])
+    }
+    return sum(size(avals[v]) for v in found) + sum(size(aval) for _, aval in stretched)
+
+
 def _spread(members, operations, avals) -> frozenset[int]:
     """The operations that stretch an operand, in a group that is a library's sum."""
     if operations[members[-1]].name not in REDUCTIONS:

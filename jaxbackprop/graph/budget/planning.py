@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 import jax
 
 from jaxbackprop.graph.budget.emission import Evaluation
-from jaxbackprop.graph.budget.groups import Groups, form
+from jaxbackprop.graph.budget.groups import Groups, form, made_early
 from jaxbackprop.graph.budget.joint import Joint, Operation
 from jaxbackprop.graph.budget.kinds import COLLECTIVE, ON_A_MESH
 from jaxbackprop.graph.budget.loops import loops_in, paths
@@ -15,6 +15,7 @@ from jaxbackprop.graph.budget.simulation import NoRoom, Order, best, least, plai
 from jaxbackprop.graph.lines import where
 
 TRIES = 5
+NEARLY = 1.2  # a program that keeps everything is compiled where it may fit
 PATHS = 24  # choices for the loops that are tried
 MIB = 2**20
 
@@ -56,7 +57,7 @@ def plan(joint: Joint, bytes: int) -> Planned:
     """
     graphs = graphs_of(joint)
     free = plain(graphs[0])._replace(held=False)
-    if free.peak <= bytes:
+    if free.peak + made_early(graphs[0]) / 2 <= NEARLY * bytes:
         compiled = compiled_bytes(graphs[0], free)
         if compiled <= bytes:
             return Planned(graphs[0], free, compiled)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from jaxbackprop.graph.budget.groups import Groups
-from jaxbackprop.graph.budget.memory import lives, need, packed, peak
+from jaxbackprop.graph.budget.memory import lives, lodging, need, packed, peak
 
 ROOMS = 5  # sizes of the memory that are tried for a number of bytes
 
@@ -60,36 +60,22 @@ def plain(graph: Groups) -> Order:
     return settled(graph, measure(graph, range(len(graph.groups))))
 
 
-def best(graph: Groups, bytes: int) -> Order:
+def best(graph: Groups, bytes: int, rooms: int = ROOMS) -> Order:
     """The cheapest order found that fits; raises NoRoom, of the try that needs least.
 
-    The memory that the groups run through is smaller where what they take has gaps, and larger
-    where some of it lies in results.
+    The memory that the groups run through is smaller where what they take has gaps.
     """
     whole = plain(graph)
     if whole.peak <= bytes:
         return whole
-    room, found, failed = float(bytes), None, NoRoom(0, whole.peak)
-    for _ in range(ROOMS):
-        try:
-            order = settled(graph, _cheapest(graph, int(room), bytes))
-        except NoRoom as failure:
-            failed = min(failed, failure, key=lambda failure: failure.bytes)
-            if room < bytes:
-                break
-            room *= 1.1
-            continue
+    room = float(bytes)
+    for _ in range(rooms):
+        alive = _cheapest(graph, int(room), bytes)
+        order = settled(graph, alive)
         if order.peak <= bytes:
-            if found is None or order.cost < found.cost:
-                found = order
-            room *= min(max(bytes / order.peak, 1.02), 1.3)
-        elif found:
-            break
-        else:
-            room *= 0.99 * bytes / order.peak
-    if found is None:
-        raise failed
-    return found
+            return order
+        room = 0.99 * min(room * bytes / order.peak, alive.peak)
+    raise NoRoom(0, order.peak)
 
 
 def _cheapest(graph: Groups, room: int, bytes: int) -> Order:
@@ -111,7 +97,7 @@ def least(graph: Groups) -> tuple[Order, int]:
     while high.peak - low > max(high.peak // 100, 1):
         middle = (low + high.peak) // 2
         try:
-            high = best(graph, middle)
+            high = best(graph, middle, rooms=2)
         except NoRoom as failure:
             low, group = max(middle, min(failure.bytes, high.peak - 1)), failure.group
     return high, group
@@ -126,6 +112,12 @@ def measure(graph: Groups, steps: Sequence[int]) -> Order:
 def settled(graph: Groups, order: Order) -> Order:
     """The order, with the bytes that it needs where its values lie in one block."""
     return order._replace(peak=packed(lives(graph, order.steps)))
+
+
+def predicted(graph: Groups, order: Order) -> int:
+    """Bytes of the order's program where it is compiled alone, and some values lie in results. A
+    program around it may want its results elsewhere: a plan does not count on them."""
+    return packed(lives(graph, order.steps, lodging(graph, order.steps)))
 
 
 class Simulation:
