@@ -55,6 +55,12 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
             assert heading in anchors(there), f"{page.name} links to {target}"
 
 
+def test_every_picture_is_on_a_page():
+    shown = "".join(page.read_text() for page in PAGES)
+    for picture in [*(ROOT / "docs").glob("*.png"), *(ROOT / "docs").glob("*.svg")]:
+        assert f"{picture.name})" in shown, picture.name
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_name_has_words_and_a_page(name):
     value = PUBLIC[name]
@@ -87,6 +93,15 @@ def test_the_site_asks_nothing_of_the_network(site):
     for page in site.rglob("*.html"):
         sources = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="([^"]+)"', page.read_text())
         assert [s for s in sources if s.startswith("http") and "canonical" not in s] == [], page
+
+
+def test_every_public_name_is_on_its_page_with_its_source(site):
+    """What mkdocstrings made of the pages: a name that a page leaves out has no anchor."""
+    pages = "".join(page.read_text() for page in (site / "reference").glob("*.html"))
+    anchors_there = set(re.findall(r'id="(jaxbackprop\.[\w.]+)"', pages))
+    names = {f"{value.__module__}.{value.__qualname__}" for value in PUBLIC.values()}
+    assert names - anchors_there == set()
+    assert pages.count("Source code in") >= len(names)
 
 
 def test_every_answer_of_the_texts_map_is_a_link(site):

@@ -580,7 +580,7 @@ PICTURES = {  # what a picture shows: from a heading to the end of a figure's ce
     [(1280, "light", ""), (390, "light", "_phone"), (1280, "dark", "_dark")],
 )
 def test_the_pictures_of_the_docs_are_taken(chromium, address, width, theme, ending):
-    """EXPLORER_SCREENSHOTS=docs pytest tests/test_explorer.py -n0 -k pictures -s"""
+    """EXPLORER_SCREENSHOTS=docs pytest tests/test_explorer.py -n0 -k picture -s"""
     with opened(chromium, address, width, 900, color_scheme=theme) as page:
         page.set_viewport_size({"width": width, "height": 12_000})
         for name, (heading, figure) in PICTURES.items():
@@ -602,6 +602,15 @@ def test_the_pictures_of_the_docs_are_taken(chromium, address, width, theme, end
             _print_latencies(page)
 
 
+@pytest.mark.skipif(SHOTS is None, reason="EXPLORER_SCREENSHOTS names no folder")
+@pytest.mark.browser
+def test_the_picture_of_the_network_alone_is_taken(chromium, address):
+    """In twice its size, for pages that show it without its controls: the same command."""
+    with opened(chromium, address, device_scale_factor=2) as page:
+        network = page.locator('[data-figure="scalar"] svg:visible')
+        network.screenshot(path=pathlib.Path(SHOTS) / "network.png")
+
+
 def _print_latencies(page):
     for label, table, row, key in (
         ("x of the chain", "chain", "df/dx", "ArrowRight"),
@@ -609,7 +618,13 @@ def _print_latencies(page):
         ("weight w₁", "steps", "z₁", "ArrowRight"),
         ("training step", "training", "cost", "PageDown"),
         ("learning rate", "training", "cost", "ArrowLeft"),
+        ("training step", "training", "cost", "PageUp"),
+        ("learning rate", "training", "cost", "ArrowRight"),
     ):
+        if key == "PageUp":
+            page.get_by_label("hidden layers").select_option(str(max(training.DEPTHS)))
+            page.locator('[data-row="‖δ‖ of layer 8"]').wait_for()
+            print("in the deepest network that there is:")
         print(f"{label}: {1000 * _latency(page, table, row, label, key):.0f} ms")
 
 
