@@ -215,6 +215,7 @@ def _scan_observed(
 
 
 def check_state(state: object) -> None:
+    """Raise ValueError unless it is what `start` returns."""
     check_kind("state", state, State, "the State of train.start")
 
 
