@@ -316,6 +316,65 @@ def while_stopped(body):
     return run
 
 
+# --- outputs that nobody asks for, or that do not follow what is differentiated ---
+
+
+def _beside(body):
+    """x ↦ (body's step, and what has no way back, an infinite slope, and an integer)."""
+
+    def run(x, w):
+        go, turn = lambda c: c[1] < 2, lambda c: (body(c[0], w), c[1] + 1)
+        end, turns = lax.while_loop(go, turn, (x, 0))
+        return body(x, w), (end, jnp.sqrt(x - x), turns)
+
+    return run
+
+
+@wrap("unasked")
+def beside_jit(body):
+    return lambda x, w: jax.jit(_beside(body))(x, w)[0]
+
+
+@wrap("unasked")
+def beside_checkpoint(body):
+    return lambda x, w: jax.checkpoint(_beside(body))(x, w)[0]
+
+
+@wrap("unasked")
+def beside_scan(body):
+    return lambda x, w: lax.scan(lambda c, _: _beside(body)(c, w), x, None, length=2)[0]
+
+
+@wrap("unasked")
+def beside_carry(body):
+    def run(x, w):
+        def turn(c, _):
+            out, (end, slope, turns) = _beside(body)(c[0], w)
+            return (out, c[1] + slope, end, c[3] + turns), None
+
+        return lax.scan(turn, (x, x, x, 0), None, length=2)[0][0]
+
+    return run
+
+
+@wrap("unasked", bodies=2)
+def beside_cond(yes, no):
+    return lambda x, w: lax.cond(w["v"][0] > 0.6, _beside(yes), _beside(no), x, w)[0]
+
+
+@wrap("unasked")
+def while_beside(body):
+    """A loop of unknown length; what it makes of x is not used, or only the number of turns."""
+
+    def run(x, w):
+        go = lambda c: (c[2] < 3) & (jnp.sum(c[1]) < 2)  # noqa: E731
+        turn = lambda c: (body(c[0], w), jnp.cos(c[1]), c[2] + 1)  # noqa: E731
+        _, y, turns = lax.while_loop(go, turn, (x, jnp.arange(3, dtype=x.dtype), 0))
+        return x * y + x[turns % 3]
+
+    return run
+
+
 # --- checkpoints ---
 
 

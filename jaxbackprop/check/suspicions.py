@@ -14,8 +14,8 @@ from jax.lax import GatherScatterMode
 from jaxbackprop.check.arguments import Moving
 from jaxbackprop.check.visiting import Given, Place, visit_graph
 from jaxbackprop.check.widened import CALLS, graphs_in, made_of
+from jaxbackprop.graph.dependence import open_jaxpr
 from jaxbackprop.graph.lines import Line, where
-from jaxbackprop.graph.structure import open_jaxpr
 
 SHAPE = re.compile(r"\(([\d, ]+)\)")
 

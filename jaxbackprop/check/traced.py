@@ -14,7 +14,7 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from jaxbackprop.check.arguments import Moving, copied
 from jaxbackprop.check.widened import evaluate_wide, graphs_in, wide
-from jaxbackprop.graph.structure import open_jaxpr
+from jaxbackprop.graph.dependence import open_jaxpr
 
 STEPS_AT_ONCE = 6
 LINES_AT_ONCE, LARGE = 8, 100_000  # one line a call where it has so many numbers

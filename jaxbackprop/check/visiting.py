@@ -8,9 +8,9 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jaxbackprop.check.widened import CALLS, SILENT, graphs_in
+from jaxbackprop.graph.dependence import open_jaxpr
 from jaxbackprop.graph.loop import lengths, parts
 from jaxbackprop.graph.rules.table import FLAT
-from jaxbackprop.graph.structure import open_jaxpr
 from jaxbackprop.graph.walk import evaluate, is_real
 
 RULED = ("custom_jvp_call", "custom_vjp_call")

@@ -17,9 +17,9 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from jaxbackprop.graph.dependence import open_jaxpr
 from jaxbackprop.graph.loop import lengths, parts
 from jaxbackprop.graph.rules.table import COMPARISONS, STEPS
-from jaxbackprop.graph.structure import open_jaxpr
 
 DECISIONS = (COMPARISONS | STEPS) - {"stop_gradient"}
 SILENT = {"debug_callback", "debug_print", "check"}  # said once, not at each of a thousand points

@@ -17,7 +17,7 @@ from jaxbackprop.graph.eager import at_once
 from jaxbackprop.graph.halves import ON_TANGENTS
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.structure import recorder
-from jaxbackprop.graph.walk import evaluate, is_real
+from jaxbackprop.graph.walk import evaluate, is_real, zeros
 
 Recorded = tuple[list, Callable]
 # What a rule leaves a cotangent in; jax 0.10 has none.
@@ -131,7 +131,7 @@ def _linear(
         ]
         return _wanted(transposed(filled, args), active)
 
-    return [jnp.zeros(v.aval.shape, v.aval.dtype) for v in equation.outvars], pull
+    return [zeros(v.aval) for v in equation.outvars], pull
 
 
 def _wanted(found: Sequence, active: Sequence[bool]) -> list:

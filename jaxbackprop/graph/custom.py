@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from jaxbackprop.graph.halves import ON_TANGENTS, on_tangents, open_jaxpr, through
+from jaxbackprop.graph.dependence import open_jaxpr
+from jaxbackprop.graph.halves import ON_TANGENTS, on_tangents, through
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.structure import recorder
 from jaxbackprop.graph.walk import forward, is_real, zeros

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from jaxbackprop.graph.dependence import dependence
 from jaxbackprop.graph.eager import at_once
-from jaxbackprop.graph.halves import Halves, dependence, halves
+from jaxbackprop.graph.halves import Halves, asked_of, halves, pulled
 from jaxbackprop.graph.structure import recorder
 
 
-@recorder("shard_map")
+@recorder("shard_map", follows=lambda e, active: dependence(e.params["jaxpr"], active)[1])
 @at_once
 def shard_map(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """Each device walks its own part back, from what it kept of its own way ahead.
@@ -28,36 +29,39 @@ def shard_map(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Ca
     flags, out_flags = dependence(params["jaxpr"], active)
     parts = _halves_on_a_device(equation, flags, out_flags)
     kept_specs = [_stacked(equation, aval) for aval in parts.residuals]
-    ct_specs = [spec for spec, flag in zip(out_specs, out_flags, strict=True) if flag]
-    wanted_specs = [spec for spec, flag in zip(in_specs, flags, strict=True) if flag]
 
     def ahead(inputs):
         outputs, residuals = parts.ahead(inputs)
         return outputs, [jnp.expand_dims(r, 0) for r in residuals]
 
-    def back(inputs, residuals, cts):
-        residuals = [lax.squeeze(r, [0]) for r in residuals]
-        if not checked:
-            shares = [_copies(equation, spec) for spec in ct_specs]
-            cts = [ct / n for ct, n in zip(cts, shares, strict=True)]
-        found = [g for g in parts.back(inputs, residuals, cts) if g is not None]
-        if not checked:
-            found = [
-                lax.psum(g, _unmentioned(equation, spec))
-                for g, spec in zip(found, wanted_specs, strict=True)
-            ]
-        return found
-
-    outputs, residuals = _mapped(equation, ahead, (list(in_specs),), (list(out_specs), kept_specs))(
-        inputs
-    )
+    in_parts = (list(in_specs),)
+    outputs, residuals = _mapped(equation, ahead, in_parts, (list(out_specs), kept_specs))(inputs)
 
     def pull(cts):
-        cts = [
-            jnp.zeros_like(out) if ct is None else ct
-            for out, ct, flag in zip(outputs, cts, out_flags, strict=True)
-            if flag
-        ]
+        asked = asked_of(cts, out_flags)
+        ct_specs = [spec if a else None for spec, a in zip(out_specs, asked, strict=True)]
+        wanted_specs = [spec for spec, flag in zip(in_specs, flags, strict=True) if flag]
+
+        def back(inputs, residuals, cts):
+            residuals = [lax.squeeze(r, [0]) for r in residuals]
+            if not checked:
+                cts = [
+                    None if ct is None else ct / _copies(equation, spec)
+                    for ct, spec in zip(cts, out_specs, strict=True)
+                ]
+            found = [
+                jnp.zeros_like(x) if g is None else g
+                for x, g, flag in zip(
+                    inputs, pulled(parts, inputs, residuals, asked, cts), flags, strict=True
+                )
+                if flag
+            ]
+            if not checked:
+                pairs = zip(found, wanted_specs, strict=True)
+                found = [lax.psum(g, _unmentioned(equation, spec)) for g, spec in pairs]
+            return found
+
+        cts = [ct if a else None for ct, a in zip(cts, asked, strict=True)]
         specs = (list(in_specs), kept_specs, ct_specs)
         found = iter(_mapped(equation, back, specs, wanted_specs)(inputs, residuals, cts))
         return [next(found) if flag else None for flag in flags]

@@ -3,9 +3,14 @@
 The walk of a graph, there and back, is traced as one graph. What depends on the cotangents is the
 half back; the rest is the half ahead. The values that cross from one to the other are the
 *residuals*: what a loop stores of each step, what a checkpoint saves.
+
+Which outputs get a cotangent is known on the way back only. The way ahead keeps what all of them
+need; where fewer come, the walk back is that of those, and zeros that nobody asked for are never
+formed: a zero times an infinite slope would be NaN.
 """
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -16,8 +21,10 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.extend.core import Literal
 
-from jaxbackprop.graph.rules import RULES
-from jaxbackprop.graph.walk import STRUCTURE, Tape, backward, evaluate, forward, is_flat, is_real
+from jaxbackprop.graph.dependence import open_jaxpr
+from jaxbackprop.graph.partition import Numbers, needed, needed_late, partition
+from jaxbackprop.graph.rules import RULES, UnsupportedPrimitive
+from jaxbackprop.graph.walk import STRUCTURE, Tape, backward, evaluate, forward
 
 # Is a rule of custom_jvp being walked, from its tangents on? (`custom` and `recording` set it.)
 ON_TANGENTS = ContextVar("on tangents", default=False)
@@ -39,19 +46,18 @@ def way_of_walking() -> tuple:
 
 class Halves(NamedTuple):
     """`ahead(inputs) -> (outputs, residuals)`, and
-    `back(at_hand, residuals, cts) -> the inputs' cotangents`, None where none is wanted.
+    `back(at_hand, residuals, cts) -> the inputs' cotangents`, None where nothing reaches them.
 
-    The cotangents are those of the outputs that depend on an input that wants one, in order.
+    The cotangents are those of the outputs that depend on an input that wants one, in order. Where
+    only some of them get one, `of(asked)` has the halves for these: its `back` is given the
+    residuals of the whole, and after them its own, which its `ahead` makes: mostly there are none.
     """
 
     ahead: Callable[[list], tuple[list, list]]
     back: Callable[[list, list, list], list]
     residuals: list  # their types
-
-
-def open_jaxpr(inner: Any) -> tuple[Any, Sequence]:
-    """(jaxpr, consts) of an inner graph, closed or not."""
-    return (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
+    reached: list[bool]  # the inputs that get a cotangent
+    of: Callable[[Sequence[bool]], "Halves"]
 
 
 def through(tape: Tape) -> tuple[list, Callable[[list], list]]:
@@ -64,41 +70,29 @@ def through(tape: Tape) -> tuple[list, Callable[[list], list]]:
     return tape.outputs, pull
 
 
-def dependence(
-    jaxpr: Any, active: Sequence[bool], n_consts: int = 0, n_carry: int = 0
-) -> tuple[list[bool], list[bool]]:
-    """Which inputs and outputs of the body of a loop, or of any graph, want a gradient.
-
-    A carry does as soon as any step makes it depend on something that does: the smallest fixed
-    point.
-    """
-    flags = [a and is_real(v.aval) for a, v in zip(active, jaxpr.invars, strict=True)]
-    while True:
-        wanted = {v for v, a in zip(jaxpr.invars, flags, strict=True) if a}
-        for equation in jaxpr.eqns:
-            if not is_flat(equation) and any(v in wanted for v in reads(equation)):
-                wanted.update(v for v in equation.outvars if is_real(v.aval))
-        outs = [not isinstance(v, Literal) and v in wanted for v in jaxpr.outvars]
-        carry = [
-            old or new for old, new in zip(flags[n_consts : n_consts + n_carry], outs, strict=False)
-        ]
-        grown = [*flags[:n_consts], *carry, *flags[n_consts + n_carry :]]
-        if grown == flags:
-            return flags, [*carry, *outs[n_carry:]]
-        flags = grown
+def pulled(parts: Halves, inputs: list, residuals: list, asked: Sequence[bool], cts: list) -> list:
+    """The inputs' cotangents from those of the outputs that are asked; all inputs are at hand."""
+    if not any(asked):
+        return [None] * len(inputs)
+    way = parts.of(asked)
+    own = way.ahead(inputs)[1] if way.residuals else []
+    given = [ct for ct, a in zip(cts, asked, strict=True) if a]
+    return way.back(inputs, [*residuals, *own], given)
 
 
-def reads(equation: Any) -> list:
-    return [v for v in equation.invars if not isinstance(v, Literal)]
+def asked_of(cts: Sequence, out_flags: Sequence[bool]) -> list[bool]:
+    """The outputs that follow what is differentiated, and that have a cotangent."""
+    return [flag and ct is not None for ct, flag in zip(cts, out_flags, strict=True)]
 
 
-def acts(equation: Any) -> bool:
-    """Does it do something beside computing? (A collective only needs its axis to be there.)"""
-    return any(type(effect).__name__ != "NamedAxisEffect" for effect in equation.effects)
+class Form(NamedTuple):
+    """How a graph is cut, whichever cotangents come; see `halves`."""
 
-
-# The halves of the graphs that jax keeps, for as long as it keeps them.
-_MADE: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
+    flags: tuple[bool, ...]
+    at_hand: tuple[int, ...]
+    fixed: tuple[int, ...]
+    kept: Callable[[Any], bool] | None
+    tangents: bool
 
 
 def halves(
@@ -115,17 +109,52 @@ def halves(
     of which those in `fixed` are the same at every step of a loop. `kept` says of which equations
     the results may be kept, all if it is None: the others are evaluated again on the way back. So
     is what is computed from fixed inputs alone: the compiler takes that out of the loop.
+
+    A graph of which a part has no way back has its values, and the ways back that avoid that part.
     """
-    at_hand = range(len(flags)) if at_hand is None else at_hand
-    key = (*map(tuple, (flags, out_flags, at_hand, fixed)), kept, way_of_walking())
-    made = _MADE.setdefault(inner, {})
-    if key in made:
-        return made[key]
-    whole = there_and_back(*open_jaxpr(inner), flags, out_flags)
-    found = _split(whole, flags, out_flags, at_hand, fixed, kept)
-    if not any(isinstance(c, Tracer) for c in open_jaxpr(whole)[1]):
-        made[key] = found
-    return found
+    places = range(len(flags)) if at_hand is None else at_hand
+    form = Form(tuple(flags), tuple(places), tuple(fixed), kept, ON_TANGENTS.get())
+    key = (form, tuple(out_flags), way_of_walking())
+    family = _MADE.setdefault(inner, {}).get(key)
+    if family is None:
+        family = Family(inner, form, out_flags)
+        if not family.holds_tracers:
+            _MADE[inner][key] = family
+    return family.whole._replace(of=functools.partial(family.of, inner))
+
+
+# The halves of the graphs that jax keeps, for as long as it keeps them.
+_MADE: weakref.WeakKeyDictionary[Any, dict] = weakref.WeakKeyDictionary()
+
+
+class Family:
+    """The halves of one graph: for the cotangents of all its outputs, and of some of them."""
+
+    def __init__(self, inner: Any, form: Form, out_flags: Sequence[bool]) -> None:
+        self.form, self.numbers, self.stored = form, Numbers(), []
+        self.members: dict[tuple[bool, ...], Halves] = {}
+        self.holds_tracers = False
+        try:
+            self.whole = self._made(inner, out_flags, first=True)
+            self.members[tuple(out_flags)] = self.whole._replace(residuals=[])  # has them
+        except UnsupportedPrimitive:  # a part has no way back, which perhaps nobody asks for
+            self.whole = _values_only(inner, form)
+
+    def of(self, inner: Any, asked: Sequence[bool]) -> Halves:
+        if tuple(asked) not in self.members:
+            self.members[tuple(asked)] = self._made(inner, asked)
+        return self.members[tuple(asked)]
+
+    def _made(self, inner: Any, asked: Sequence[bool], first: bool = False) -> Halves:
+        with on_tangents(self.form.tangents):
+            graph, reached = joined(*open_jaxpr(inner), self.form.flags, asked)
+        self.holds_tracers |= any(isinstance(c, Tracer) for c in graph.consts)
+        numbers = self.numbers.of(graph, len(self.form.flags))
+        stored = {v: self.stored.index(k) for v, k in numbers.items() if k in self.stored}
+        found, residuals = _in_two(graph, reached, self.form, len(asked), stored, first)
+        if first:
+            self.stored = [numbers[v] for v in residuals]
+        return found
 
 
 def there_and_back(
@@ -133,11 +162,20 @@ def there_and_back(
 ) -> Any:
     """(inputs, cotangents) ↦ (outputs, gradients) of a graph, as one graph; the cotangents are
     those of the outputs that `out_flags` marks, the gradients by the inputs that `flags` does."""
+    return joined(jaxpr, consts, flags, out_flags)[0]
+
+
+def joined(
+    jaxpr: Any, consts: Sequence, flags: Sequence[bool], asked: Sequence[bool]
+) -> tuple[Any, list[bool]]:
+    """`there_and_back`, and which of the inputs a cotangent reaches."""
+    reached = []
 
     def walked(inputs, cts):
         outputs, pull = through(forward(jaxpr, consts, inputs, flags))
         given = iter(cts)
-        found = pull([next(given) if flag else None for flag in out_flags])
+        found = pull([next(given) if a else None for a in asked])
+        reached[:] = [g is not None and flag for g, flag in zip(found, flags, strict=True)]
         wanted = [
             jnp.zeros_like(x) if g is None else jnp.asarray(g, x.dtype)
             for x, g, flag in zip(inputs, found, flags, strict=True)
@@ -145,33 +183,28 @@ def there_and_back(
         ]
         return outputs, wanted
 
-    cts = [v.aval for v, flag in zip(jaxpr.outvars, out_flags, strict=True) if flag]
-    return jax.make_jaxpr(walked)([v.aval for v in jaxpr.invars], cts)
+    cts = [v.aval for v, a in zip(jaxpr.outvars, asked, strict=True) if a]
+    return jax.make_jaxpr(walked)([v.aval for v in jaxpr.invars], cts), reached
 
 
-def _split(
-    whole: Any,
-    flags: Sequence[bool],
-    out_flags: Sequence[bool],
-    at_hand: Sequence[int],
-    fixed: Sequence[int],
-    kept: Callable[[Any], bool] | None,
-) -> Halves:
-    jaxpr, consts = open_jaxpr(whole)
-    base = dict(zip(jaxpr.constvars, consts, strict=True))
-    own, ct_variables = jaxpr.invars[: len(flags)], jaxpr.invars[len(flags) :]
-    given = [own[i] for i in at_hand]
-    outputs, gradients = jaxpr.outvars[: len(out_flags)], jaxpr.outvars[len(out_flags) :]
-    steady = {*jaxpr.constvars, *(own[i] for i in fixed)}
-    early, late, again = _partition(jaxpr.eqns, ct_variables, steady, kept)
-    at_hand_too = {*jaxpr.constvars, *given, *ct_variables}
-    residuals = _residuals([*again, *late], gradients, at_hand_too)
-    if kept is None:
-        made = {v for equation in again for v in equation.outvars}
-        again = _in_order(early, [*again, *_light(early, residuals, {*at_hand_too, *made})])
-        residuals = _residuals([*again, *late], gradients, at_hand_too)
-    late, _ = _needed([*again, *late], gradients)
-    early, _ = _needed(early, [*outputs, *residuals])
+def _in_two(
+    graph: Any, reached: list[bool], form: Form, n_outputs: int, stored: dict, acting: bool
+) -> tuple[Halves, list]:
+    """The halves of a graph there and back, and the variables of its residuals, beside the `stored`
+    ones; `acting`: ahead, what does something beside computing is done too."""
+    jaxpr, n = graph.jaxpr, len(form.flags)
+    base = dict(zip(jaxpr.constvars, graph.consts, strict=True))
+    own, ct_variables = jaxpr.invars[:n], jaxpr.invars[n:]
+    given = [own[i] for i in form.at_hand]
+    outputs, found = jaxpr.outvars[:n_outputs], iter(jaxpr.outvars[n_outputs:])
+    wanted = [next(found) if flag else None for flag in form.flags]
+    gradients = [v for v, there in zip(wanted, reached, strict=True) if there]
+    steady = {*jaxpr.constvars, *(own[i] for i in form.fixed)}
+    at_hand = {*jaxpr.constvars, *given, *ct_variables, *stored}
+    early, late, again = partition(jaxpr.eqns, ct_variables, steady, form.kept)
+    again = [e for e in again if not any(v in stored for v in e.outvars)]
+    late, residuals = needed_late(early, late, again, gradients, at_hand, form.kept is None)
+    early, _ = needed(early, [*outputs, *residuals], acting)
 
     def ahead(inputs):
         values = base | dict(zip(own, inputs, strict=True))
@@ -179,91 +212,30 @@ def _split(
         return _read(values, outputs), _read(values, residuals)
 
     def back(at_hand, kept, cts):
-        names, found = (*given, *residuals, *ct_variables), (*at_hand, *kept, *cts)
-        values = base | dict(zip(names, found, strict=True))
+        values = base | {v: kept[place] for v, place in stored.items()}
+        names = (*given, *residuals, *ct_variables)
+        rest = kept[len(kept) - len(residuals) :]
+        values |= dict(zip(names, (*at_hand, *rest, *cts), strict=True))
         _run(late, values)
-        wanted = iter(_read(values, gradients))
-        return [next(wanted) if flag else None for flag in flags]
+        found = iter(_read(values, gradients))
+        return [next(found) if there else None for there in reached]
 
-    return Halves(ahead, back, [v.aval for v in residuals])
-
-
-def _partition(
-    equations: Sequence, ct_variables: Sequence, steady: set, kept: Callable[[Any], bool] | None
-) -> tuple[list, list, list]:
-    """(forward equations, backward equations, those of the forward ones to be evaluated again)."""
-    late_variables = set(ct_variables)
-    early, late, again = [], [], []
-    for equation in equations:
-        if any(v in late_variables for v in reads(equation)):
-            late_variables.update(equation.outvars)
-            late.append(equation)
-            continue
-        early.append(equation)
-        if acts(equation):
-            continue
-        if all(v in steady for v in reads(equation)):
-            steady.update(equation.outvars)
-            again.append(equation)
-        elif kept is not None and not kept(equation):
-            again.append(equation)
-    return early, late, again
+    return Halves(ahead, back, [v.aval for v in residuals], reached, _alone), residuals
 
 
-def _residuals(late: Sequence, gradients: Sequence, at_hand: set) -> list:
-    """What the way back reads that it neither is given nor makes."""
-    late, live = _needed(late, gradients)
-    made = {v for equation in late for v in equation.outvars}
-    return [v for v in live if v not in made and v not in at_hand]
+def _values_only(inner: Any, form: Form) -> Halves:
+    jaxpr, consts = open_jaxpr(inner)
+
+    def ahead(inputs):
+        values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
+        _run(jaxpr.eqns, values)
+        return _read(values, jaxpr.outvars), []
+
+    return Halves(ahead, _alone, [], list(form.flags), _alone)
 
 
-# Cheaper to make again than to store and to read.
-LIGHT = {"add", "sub", "mul", "neg", "square", "integer_pow", "max", "min", "abs", "select_n"}
-LIGHT |= {"gt", "ge", "lt", "le", "eq", "ne", "not", "and", "or", "convert_element_type"}
-LIGHT |= {"broadcast_in_dim", "reshape", "squeeze", "expand_dims", "copy"}
-DEPTH = 4  # equations from what is kept to what is made
-
-
-def _light(early: Sequence, residuals: Sequence, at_hand: set) -> list:
-    """The equations that make residuals from other ones, number by number: a tanh is kept for its
-    own sake, and its slope 1 − a² need not be."""
-    makers = {v: e for e in early if e.primitive.name in LIGHT for v in e.outvars}
-    kept = {*at_hand, *residuals}
-
-    def making(v, depth):
-        """The equations that make v from what is kept; None where it takes other ones, or many."""
-        if v in kept:
-            return []
-        if v not in makers or depth == 0:
-            return None
-        parts = [making(u, depth - 1) for u in reads(makers[v])]
-        return None if None in parts else [makers[v], *(e for part in parts for e in part)]
-
-    light = []
-    places = {v: i for i, e in enumerate(early) for v in e.outvars}
-    for v in sorted(residuals, key=lambda v: places.get(v, -1), reverse=True):
-        kept.discard(v)
-        found = making(v, DEPTH)
-        if found is None:
-            kept.add(v)
-        light += found or []
-    return light
-
-
-def _in_order(equations: Sequence, chosen: Sequence) -> list:
-    places = {id(equation) for equation in chosen}
-    return [equation for equation in equations if id(equation) in places]
-
-
-def _needed(equations: Sequence, results: Sequence) -> tuple[list, dict]:
-    """The equations that the results need, or that act; and all variables that these read."""
-    live = {v: None for v in results if not isinstance(v, Literal)}  # a set that keeps its order
-    needed = []
-    for equation in reversed(equations):
-        if acts(equation) or any(v in live for v in equation.outvars):
-            needed.append(equation)
-            live.update(dict.fromkeys(reads(equation)))
-    return needed[::-1], live
+def _alone(*_: Any) -> Any:
+    raise AssertionError("asked for by `of`")
 
 
 def _run(equations: list, values: dict) -> None:

@@ -22,7 +22,17 @@ from jax.extend.core import (
 )
 
 from jaxbackprop.graph.halves import on_tangents
-from jaxbackprop.graph.walk import FLAT, Ends, Node, Tape, evaluate, is_flat, is_real, record
+from jaxbackprop.graph.walk import (
+    FLAT,
+    Ends,
+    Node,
+    Tape,
+    evaluate,
+    following,
+    is_flat,
+    is_real,
+    record,
+)
 
 new_variable = gensym()
 
@@ -121,7 +131,9 @@ class Recording(Trace):
             return evaluate(equation, values)
         with on_tangents(False):  # a rule that is walked at a higher level is no matter here
             outputs, pull = record(equation, values, active)
-        own = [Recorded(self, x) if is_real(x) else x for x in outputs]
+        followers = set(following(equation, active))
+        pairs = zip(equation.outvars, outputs, strict=True)
+        own = [Recorded(self, x) if v in followers else x for v, x in pairs]
         equation = equation.replace(
             invars=[self.variable(x, v) for x, v in zip(args, equation.invars, strict=True)],
             outvars=[self.variable(x, v) for x, v in zip(own, equation.outvars, strict=True)],

@@ -13,16 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxbackprop.graph.dependence import dependence, open_jaxpr
 from jaxbackprop.graph.eager import at_once
-from jaxbackprop.graph.halves import dependence, halves, open_jaxpr, through
+from jaxbackprop.graph.halves import asked_of, halves, pulled, through
 from jaxbackprop.graph.rules import UnsupportedPrimitive
-from jaxbackprop.graph.walk import STRUCTURE, Recorder, evaluate, forward
+from jaxbackprop.graph.walk import FOLLOWS, STRUCTURE, Recorder, evaluate, forward, is_real
 
 
-def recorder(*names: str) -> Callable[[Recorder], Recorder]:
+def recorder(*names: str, follows: Callable | None = None) -> Callable[[Recorder], Recorder]:
+    """Enter how operations are recorded, and which outputs follow which inputs, if not all do."""
+
     def enter(function: Recorder) -> Recorder:
         for name in names:
             STRUCTURE[name] = function
+            if follows is not None:
+                FOLLOWS[name] = follows
         return function
 
     return enter
@@ -33,15 +38,23 @@ CALLS |= dict.fromkeys(("closed_call", "core_call", "eval_jaxpr"), "call_jaxpr")
 CALLS |= {"custom_vmap_call": "call"}
 
 
-@recorder(*CALLS)
+def _called(equation: Any) -> Any:
+    return equation.params[CALLS[equation.primitive.name]]
+
+
+@recorder(*CALLS, follows=lambda e, active: dependence(open_jaxpr(_called(e))[0], active)[1])
 @at_once
 def call(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """A jitted function is looked into, not treated as one operation."""
-    inner = equation.params[CALLS[equation.primitive.name]]
-    return through(forward(*open_jaxpr(inner), inputs, active))
+    return through(forward(*open_jaxpr(_called(equation)), inputs, active))
 
 
-@recorder("checkpoint", "remat2", "remat")
+@recorder(
+    "checkpoint",
+    "remat2",
+    "remat",
+    follows=lambda e, active: dependence(open_jaxpr(e.params["jaxpr"])[0], active)[1],
+)
 @at_once
 def remat(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """Nothing is kept but the inputs, and what the policy saves: the rest is computed again.
@@ -55,12 +68,10 @@ def remat(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callab
     outputs, residuals = parts.ahead(inputs)
 
     def pull(cts):
-        cts = [
-            jnp.zeros_like(out) if ct is None else ct
-            for out, ct, flag in zip(outputs, cts, out_flags, strict=True)
-            if flag
-        ]
-        return parts.back(*_held_back((inputs, residuals, cts)))
+        asked = asked_of(cts, out_flags)
+        given = [ct if a else None for ct, a in zip(cts, asked, strict=True)]
+        inputs_, residuals_, given = _held_back((inputs, residuals, given))
+        return pulled(parts, inputs_, residuals_, asked, given)
 
     return outputs, pull
 
@@ -75,8 +86,15 @@ def _held_back(values: Any) -> Any:
         lax.optimization_barrier([x for x, v in zip(leaves, varying, strict=True) if v == widest])
     )
     return tree.unflatten(
-        next(held) if v == widest else x for x, v in zip(leaves, varying, strict=True)
+        _untouched(next(held)) if v == widest else x for x, v in zip(leaves, varying, strict=True)
     )
+
+
+def _untouched(x: Any) -> Any:
+    """x. Behind a barrier an integer has a tangent in jax, which jax.lax.cond refuses; x | 0 has
+    none."""
+    discrete = x.dtype == bool or jnp.issubdtype(x.dtype, jnp.integer)
+    return lax.bitwise_or(x, jnp.zeros_like(x)) if discrete else x
 
 
 def _varying(x: Any) -> frozenset:
@@ -98,11 +116,21 @@ def _saved_by(policy: Callable) -> Callable[[Any], bool]:
     return saved
 
 
-@recorder("while")
+def _carried(equation: Any, active: list[bool]) -> list[bool]:
+    """What a loop of unknown length carries, each by itself."""
+    before, n = equation.params["cond_nconsts"], equation.params["body_nconsts"]
+    body, carry = open_jaxpr(equation.params["body_jaxpr"])[0], len(active) - before - n
+    return dependence(body, active[before:], n, carry)[1]
+
+
+@recorder("while", follows=_carried)
 def while_loop(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """Forward only: how many steps there were, and through what values, is not known."""
+    out_flags = _carried(equation, active)
 
     def pull(cts):
+        if not any(asked_of(cts, out_flags)):
+            return [None] * len(inputs)
         raise UnsupportedPrimitive(
             "a 'while' with a number of steps known only at run time has no reverse: "
             "use a scan or a fori_loop with static bounds"
@@ -111,35 +139,41 @@ def while_loop(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
     return evaluate(equation, inputs), pull
 
 
-@recorder("cond")
+def _of_branches(equation: Any, active: list[bool]) -> list[bool]:
+    branches = (open_jaxpr(branch)[0] for branch in equation.params["branches"])
+    ends = [dependence(branch, active[1:])[1] for branch in branches]
+    return [any(column) for column in zip(*ends, strict=True)]
+
+
+@recorder("cond", follows=_of_branches)
 @at_once
 def cond(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """The branch that was taken is taken again on the way back, from the same inputs."""
     which, operands, branches = inputs[0], inputs[1:], equation.params["branches"]
-    ends = [dependence(open_jaxpr(branch)[0], active[1:]) for branch in branches]
-    flags, out_flags = (
-        ends[0][0],
-        [any(column) for column in zip(*(o for _, o in ends), strict=True)],
-    )
+    flags = [a and is_real(x) for a, x in zip(active[1:], operands, strict=True)]
+    out_flags = _of_branches(equation, active)
     parts = [halves(branch, flags, out_flags, kept=_nothing) for branch in branches]
     index = jnp.asarray(which).astype(jnp.int32)
     outputs = lax.switch(index, [lambda *xs, p=p: p.ahead(list(xs))[0] for p in parts], *operands)
 
     def pull(cts):
-        cts = [
-            jnp.zeros_like(out) if ct is None else ct
-            for out, ct, flag in zip(outputs, cts, out_flags, strict=True)
-            if flag
+        asked = asked_of(cts, out_flags)
+        if not any(asked):
+            return [None] * len(inputs)
+        reached = [
+            any(column) for column in zip(*(p.of(asked).reached for p in parts), strict=True)
         ]
-        ways = [lambda xs, cts, p=p: _wanted(p.back(xs, [], cts)) for p in parts]
+        places = [i for i, there in enumerate(reached) if there]
+
+        def way(xs, cts, parts):
+            found = pulled(parts, xs, parts.ahead(xs)[1] if parts.residuals else [], asked, cts)
+            return [jnp.zeros_like(xs[i]) if found[i] is None else found[i] for i in places]
+
+        ways = [functools.partial(way, parts=p) for p in parts]
         found = iter(lax.switch(index, ways, operands, cts))
-        return [None, *(next(found) if flag else None for flag in flags)]
+        return [None, *(next(found) if there else None for there in reached)]
 
     return outputs, pull
-
-
-def _wanted(cts: list) -> list:
-    return [ct for ct in cts if ct is not None]
 
 
 @recorder("custom_linear_solve")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jax.extend import source_info_util
 from jax.extend.core import Literal
 
@@ -78,6 +79,8 @@ class Cotangents:
 # How operations that contain a graph of their own are recorded; filled by `structure`.
 Recorder = Callable[[Any, list, list[bool]], tuple[list, Callable[[list], list]]]
 STRUCTURE: dict[str, Recorder] = {}
+# Which of their outputs follow the active inputs; of any other operation all do.
+FOLLOWS: dict[str, Callable[[Any, list[bool]], Sequence[bool]]] = {}
 
 
 def forward(jaxpr: Any, consts: Sequence, args: Sequence, active: Sequence[bool]) -> Tape:
@@ -100,7 +103,7 @@ def forward(jaxpr: Any, consts: Sequence, args: Sequence, active: Sequence[bool]
         if any(flags) and not is_flat(equation):
             outputs, pull = record(equation, inputs, flags)
             nodes.append(Node(equation, inputs, outputs, flags, pull))
-            wanted.update(v for v in equation.outvars if is_real(v.aval))
+            wanted.update(following(equation, flags))
         else:
             outputs = evaluate(equation, inputs)
         values.update(zip(equation.outvars, outputs, strict=True))
@@ -169,9 +172,20 @@ def _located(equations: tuple) -> Iterator[None]:
         raise
 
 
+def following(equation: Any, active: list[bool]) -> list:
+    """The outputs that want a gradient, since an active input changes them."""
+    follows = FOLLOWS.get(_kind(equation.primitive))
+    flags = follows(equation, active) if follows else [True] * len(equation.outvars)
+    return [v for v, flag in zip(equation.outvars, flags, strict=True) if flag and is_real(v.aval)]
+
+
 def _recorder(primitive: Any) -> Recorder:
+    return STRUCTURE.get(_kind(primitive), _by_rule)
+
+
+def _kind(primitive: Any) -> str:
     """An operation that another library made may have a name of jax's: it is none of these."""
-    return STRUCTURE.get("foreign" if is_foreign(primitive) else primitive.name, _by_rule)
+    return "foreign" if is_foreign(primitive) else primitive.name
 
 
 def _by_rule(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
@@ -220,4 +234,8 @@ def is_flat(equation: Any) -> bool:
 
 
 def zeros(aval: Any) -> Any:
-    return jnp.zeros(aval.shape, aval.dtype) if is_real(aval) else None
+    """The zero of a type; inside of a shard_map it varies as the type says."""
+    if not is_real(aval):
+        return None
+    zero, varying = jnp.zeros(aval.shape, aval.dtype), tuple(sorted(aval.mat.varying))
+    return lax.pcast(zero, varying, to="varying") if varying else zero

@@ -23,7 +23,8 @@ from jaxbackprop.graph.budget.kinds import (
     TRANSCENDENTAL,
     VIEWS,
 )
-from jaxbackprop.graph.halves import acts, open_jaxpr
+from jaxbackprop.graph.dependence import open_jaxpr
+from jaxbackprop.graph.partition import acts
 from jaxbackprop.graph.structure import CALLS
 
 SLACK = 1.1  # a few numbers beside an array are as good as none

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
 
-from jaxbackprop.graph.halves import acts, open_jaxpr
+from jaxbackprop.graph.dependence import open_jaxpr
+from jaxbackprop.graph.partition import acts
 from jaxbackprop.graph.structure import CALLS
 from jaxbackprop.graph.walk import backward, forward
 

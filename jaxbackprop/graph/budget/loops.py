@@ -23,7 +23,8 @@ from jaxbackprop.graph.budget.groups import Choices, Groups, bytes_of, form, onc
 from jaxbackprop.graph.budget.joint import Joint, flatten
 from jaxbackprop.graph.budget.report import step_kept, step_repeated
 from jaxbackprop.graph.budget.simulation import NoRoom, Order, best, least, plain
-from jaxbackprop.graph.halves import dependence, open_jaxpr, there_and_back
+from jaxbackprop.graph.dependence import dependence, open_jaxpr
+from jaxbackprop.graph.halves import there_and_back
 from jaxbackprop.graph.loop import lengths, parts, refuse
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.structure import recorder

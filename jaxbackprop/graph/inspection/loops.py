@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbackprop.graph.dependence import dependence
 from jaxbackprop.graph.inspection.laying import enter, inside, lays_out
 from jaxbackprop.graph.inspection.steps import Log, Place, Value
-from jaxbackprop.graph.loop import dependence, lengths, parts
+from jaxbackprop.graph.loop import lengths, parts
 from jaxbackprop.graph.walk import is_real
 
 
