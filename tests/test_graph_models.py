@@ -84,6 +84,23 @@ def test_a_models_gradients_equal_jax_grads(library, name):
     compare(f, params)
 
 
+def test_the_gradient_of_attention_needs_no_more_bytes_than_jaxs():
+    """The sum over a row of the softmax is that of e^z, which is kept, and of no other array."""
+    x, weights = jax.random.normal(jax.random.key(2), (2, 128, 64)), jnp.ones((4, 64, 4, 16)) / 9
+
+    def loss(weights):
+        z = x - x.mean(-1, keepdims=True)
+        q, k, v = jnp.einsum("bld,ndhk->nblhk", z, weights[:3])
+        attention = jax.nn.softmax(jnp.einsum("blhk,bmhk->bhlm", q, k))
+        y = jnp.einsum("bhlm,bmhk->blhk", attention, v)
+        return ((x + jnp.einsum("blhk,dhk->bld", y, weights[3])) ** 2).sum()
+
+    def bytes_of(grad):
+        return jax.jit(grad(loss)).lower(weights).compile().memory_analysis().temp_size_in_bytes
+
+    assert bytes_of(grad) <= bytes_of(jax.grad)
+
+
 def compare(f, x):
     """G1 and G4, for a graph of about twelve operations that round one after the other.
 

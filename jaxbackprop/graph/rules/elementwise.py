@@ -70,10 +70,11 @@ def div(cts, outs, x, y):
     (ct,), (out,) = cts, outs
 
     def by_divisor():
-        """Where y is stretched, as in softmax, the sum comes before the division: a stretched 1/y
-        would be an array as large as x."""
-        product = ct * out
-        return -(fit(product, y) if jnp.ndim(y) else product) / y
+        """Where y is stretched, as in softmax, the sum comes before the divisions, and is that of
+        ct x: of the quotient it would be an array as large as x that nothing else reads."""
+        if jnp.shape(y) == jnp.shape(out) or jnp.ndim(y) == 0:
+            return -(ct * out) / y
+        return -(fit(ct * x, y) / y) / y
 
     return (lambda: ct / y, by_divisor)
 
