@@ -8,7 +8,8 @@ import os
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harnesses import REFUSED, SAME, WRONG, harnesses, judge, report, sample
+from harnesses import REFUSED, SAME, WRONG, harnesses, judge, judge_twice, report, sample
+from nestings import NESTINGS
 from worker_memory import let_go_if_full
 
 from jaxbackprop.graph import vjp
@@ -40,6 +41,25 @@ def test_ninety_nine_of_a_hundred_harnesses_are_supported(outcomes):
 
 def test_what_is_refused_is_named(outcomes):
     assert all("'" in o.why for o in outcomes if o.verdict == REFUSED)
+
+
+def test_second_derivatives_in_all_four_nestings_are_jaxs():
+    """By default of some; of the harnesses in two precisions, which are the same operations."""
+    single = [h for h in harnesses() if np.dtype(h.dtype) in (np.float32, np.complex64)]
+    found = []
+    for harness in single if ALL else [h for h in sample(1) if h in single][::12]:
+        let_go_if_full()
+        found += judge_twice(harness)
+    print("\n" + report(found))
+    assert [o for o in found if o.verdict in (WRONG, REFUSED)] == []
+    assert any(o.verdict == SAME for o in found)
+
+
+def test_a_wrong_second_derivative_would_be_seen():
+    harness = next(h for h in harnesses() if h.group_name == "tanh")
+    ours, jaxs = NESTINGS["grad(grad)"]
+    too_much = {"1.001 of it": (lambda *args: [1.001 * g for g in ours(*args)], jaxs)}
+    assert [o.verdict for o in judge_twice(harness, too_much)] == [WRONG]
 
 
 def scaled(f, *primals):
