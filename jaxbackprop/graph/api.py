@@ -11,6 +11,7 @@ from jaxbackprop.checkpoint.descriptions import Description
 from jaxbackprop.graph import budget
 from jaxbackprop.graph.halves import through
 from jaxbackprop.graph.recording import run
+from jaxbackprop.graph.rules.table import placed
 from jaxbackprop.graph.walk import is_real
 
 P = ParamSpec("P")
@@ -193,7 +194,7 @@ def _gradient(leaf: jax.Array, ct: Any) -> Any:
     if not is_real(leaf):
         return jnp.zeros(leaf.shape, jax.dtypes.float0)
     if ct is None:
-        return jnp.zeros_like(leaf)
+        return placed(jnp.zeros_like(leaf), jax.typeof(leaf))
     weak = jax.typeof(leaf).weak_type
     if ct.dtype != leaf.dtype or jax.typeof(ct).weak_type == weak:
         return ct

@@ -21,7 +21,7 @@ from jaxbackprop.graph.foreign import is_foreign
 from jaxbackprop.graph.lines import frames
 from jaxbackprop.graph.rules import FLAT, RULES, UnsupportedPrimitive
 from jaxbackprop.graph.rules.refused import refusal
-from jaxbackprop.graph.rules.table import WITHOUT_ZEROS, fit
+from jaxbackprop.graph.rules.table import WITHOUT_ZEROS, fit, placed
 
 
 class Node(NamedTuple):
@@ -126,8 +126,9 @@ def backward(tape: Tape, cts: Sequence, observe: Callable | None = None) -> list
         contributions = node.pull(cts)
         if observe is not None:
             observe(node, cts, contributions)
-        for v, contribution in zip(node.equation.invars, contributions, strict=True):
-            cotangents.write(v, contribution)
+        with node.equation.ctx.manager:
+            for v, contribution in zip(node.equation.invars, contributions, strict=True):
+                cotangents.write(v, contribution)
     return [cotangents.by_variable.get(v) for v in tape.jaxpr.invars]
 
 
@@ -165,7 +166,7 @@ def _is_of_a_line(traceback: Any) -> bool:
 @contextlib.contextmanager
 def _located(equations: tuple) -> Iterator[None]:
     try:
-        with from_line(equations[-1]):
+        with from_line(equations[-1]), equations[-1].ctx.manager:
             yield
     except UnsupportedPrimitive as error:
         error.equations = (*equations, *error.equations)
@@ -234,8 +235,8 @@ def is_flat(equation: Any) -> bool:
 
 
 def zeros(aval: Any) -> Any:
-    """The zero of a type; inside of a shard_map it varies as the type says."""
+    """The zero of a type, divided over devices as the type says."""
     if not is_real(aval):
         return None
     zero, varying = jnp.zeros(aval.shape, aval.dtype), tuple(sorted(aval.mat.varying))
-    return lax.pcast(zero, varying, to="varying") if varying else zero
+    return placed(lax.pcast(zero, varying, to="varying") if varying else zero, aval)

@@ -2,10 +2,12 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
-from jaxbackprop.graph.rules.table import UnsupportedPrimitive, rule
+from jaxbackprop.graph.rules.table import UnsupportedPrimitive, explicit_sharding, rule
 
 
 @rule("dot_general")
@@ -23,20 +25,27 @@ def dot_general(cts, outs, x, y, *, dimension_numbers, precision, **params):
             for group in (reduced, batched)
         )
         wide = _wide(ct, other)
+        found = batched + [n for n in (*out_names, *other_names) if n not in shared]
         product = lax.dot_general(
             ct.astype(wide),
             other,
             (contracting, batching),
             precision=precision,
             preferred_element_type=wide,
+            out_sharding=_divided(mine, [names.index(name) for name in found]),
         )
-        found = batched + [n for n in (*out_names, *other_names) if n not in shared]
         return lax.transpose(product, [found.index(name) for name in names]).astype(mine.dtype)
 
     return (
         lambda: contract(y, y_names, x, x_names),
         lambda: contract(x, x_names, y, y_names),
     )
+
+
+def _divided(x, order):
+    """How a product with x's axes in another order is divided over the devices, if x says so."""
+    sharding = explicit_sharding(jax.typeof(x))
+    return sharding and sharding.update(spec=PartitionSpec(*(sharding.spec[d] for d in order)))
 
 
 def _names(x, y, dimension_numbers):

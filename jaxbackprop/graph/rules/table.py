@@ -9,8 +9,10 @@ does not change with the input smoothly. The walk calls only the entries that it
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 from jaxtyping import Array
 
 from jaxbackprop.graph.lines import where
@@ -95,8 +97,24 @@ def cast(contribution: Any, dtype: Any) -> Any:
     return lax.convert_element_type(contribution, dtype)
 
 
+def explicit_sharding(aval: Any) -> Any:
+    """How a value is divided, where its type says so (on a mesh with explicit axes), else None."""
+    return aval.sharding if AxisType.Explicit in aval.sharding.mesh.axis_types else None
+
+
+def placed(value: Any, aval: Any) -> Any:
+    """A cotangent is divided as the type of its value says."""
+    home = explicit_sharding(aval)
+    moves = home is not None and jax.typeof(value).sharding != home
+    return jax.sharding.reshard(value, home) if moves else value
+
+
 def fit(contribution: Any, x: Any) -> Any:
-    """A contribution in the shape of its input: where the operand was stretched, it sums."""
+    """A contribution in the form of its input: where the operand was stretched, it sums."""
+    return placed(_shaped(contribution, x), jax.typeof(x))
+
+
+def _shaped(contribution: Any, x: Any) -> Any:
     shape = jnp.shape(x)
     if jnp.shape(contribution) == shape:
         return contribution
