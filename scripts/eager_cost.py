@@ -1,7 +1,8 @@
-"""What a second eager call costs: grad, value_and_grad and vjp beside jax's own.
+"""What a second eager call costs: grad, value_and_grad and vjp beside jax's own, and inspect, which
+keeps and describes every value, beside jax.grad.
 
     python scripts/eager_cost.py                    the models of graph_benchmark.py, and expm
-    python scripts/eager_cost.py --models MLP expm --rounds 5
+    python scripts/eager_cost.py --models MLP expm --ways grad vjp --rounds 5
 
 The figure is the median of the rounds' own ratios, ours over jax's; the first call of each, which
 compiles, is not counted. It takes some minutes.
@@ -41,6 +42,8 @@ class Options:
     """Which functions."""
     rounds: int = 9
     """Calls of each in turn."""
+    ways: tuple[str, ...] = ("grad", "value_and_grad", "vjp", "inspect")
+    """Which of ours."""
 
     def __post_init__(self) -> None:
         check(self, rounds=1)
@@ -57,10 +60,15 @@ def pulled(vjp: Callable) -> Callable:
     return gradient
 
 
+def inspected(f: Callable) -> Callable:
+    return lambda x: jaxbackprop.inspect(f)(x).gradients
+
+
 WAYS = {
     "grad": (jaxbackprop.grad, jax.grad),
     "value_and_grad": (jaxbackprop.value_and_grad, jax.value_and_grad),
     "vjp": (pulled(jaxbackprop.vjp), pulled(jax.vjp)),
+    "inspect": (inspected, jax.grad),
 }
 
 
@@ -74,7 +82,8 @@ def seconds(call: Callable, x: Any) -> float:
 def main(options: Options) -> None:
     for name in options.models:
         x, f = FUNCTIONS[name](nnx.Rngs(0))
-        for way, (ours, theirs) in WAYS.items():
+        for way in options.ways:
+            ours, theirs = WAYS[way]
             doing(f"{name}, {way}")
             calls = [ours(f), theirs(f)]
             first = [seconds(call, x) for call in calls]
