@@ -88,6 +88,11 @@ class Step:
     def equation(self) -> Any:
         return self.place.equations[-1]
 
+    @property
+    def ctx(self) -> Any:
+        """What it was written under, as the walk asks an equation."""
+        return self.equation.ctx
+
 
 class Log(NamedTuple):
     """All steps in order, and the nodes of those that the walk goes back through."""
