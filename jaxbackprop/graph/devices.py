@@ -24,9 +24,8 @@ def shard_map(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Ca
     has 1/n of its cotangent on each, and the contributions to an input that is the same on all of
     them are summed, as in jax.
     """
-    params = equation.params
-    in_specs, out_specs, checked = params["in_specs"], params["out_specs"], params["check_vma"]
-    flags, out_flags = dependence(params["jaxpr"], active)
+    in_specs, out_specs = list(equation.params["in_specs"]), list(equation.params["out_specs"])
+    flags, out_flags = dependence(equation.params["jaxpr"], active)
     parts = _halves_on_a_device(equation, flags, out_flags)
     kept_specs = [_stacked(equation, aval) for aval in parts.residuals]
 
@@ -34,39 +33,40 @@ def shard_map(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Ca
         outputs, residuals = parts.ahead(inputs)
         return outputs, [jnp.expand_dims(r, 0) for r in residuals]
 
-    in_parts = (list(in_specs),)
-    outputs, residuals = _mapped(equation, ahead, in_parts, (list(out_specs), kept_specs))(inputs)
+    outputs, residuals = _mapped(equation, ahead, (in_specs,), (out_specs, kept_specs))(inputs)
 
     def pull(cts):
         asked = asked_of(cts, out_flags)
+        cts = [ct if a else None for ct, a in zip(cts, asked, strict=True)]
         ct_specs = [spec if a else None for spec, a in zip(out_specs, asked, strict=True)]
-        wanted_specs = [spec for spec, flag in zip(in_specs, flags, strict=True) if flag]
+        wanted_specs = [spec if flag else None for spec, flag in zip(in_specs, flags, strict=True)]
 
         def back(inputs, residuals, cts):
-            residuals = [lax.squeeze(r, [0]) for r in residuals]
-            if not checked:
-                cts = [
-                    None if ct is None else ct / _copies(equation, spec)
-                    for ct, spec in zip(cts, out_specs, strict=True)
-                ]
-            found = [
-                jnp.zeros_like(x) if g is None else g
-                for x, g, flag in zip(
-                    inputs, pulled(parts, inputs, residuals, asked, cts), flags, strict=True
-                )
-                if flag
+            cts = [_share(equation, spec, ct) for spec, ct in zip(out_specs, cts, strict=True)]
+            kept = [lax.squeeze(r, [0]) for r in residuals]
+            found = pulled(parts, inputs, kept, asked, cts)
+            return [
+                _total(equation, spec, jnp.zeros_like(x) if g is None else g) if flag else None
+                for spec, x, g, flag in zip(in_specs, inputs, found, flags, strict=True)
             ]
-            if not checked:
-                pairs = zip(found, wanted_specs, strict=True)
-                found = [lax.psum(g, _unmentioned(equation, spec)) for g, spec in pairs]
-            return found
 
-        cts = [ct if a else None for ct, a in zip(cts, asked, strict=True)]
-        specs = (list(in_specs), kept_specs, ct_specs)
-        found = iter(_mapped(equation, back, specs, wanted_specs)(inputs, residuals, cts))
-        return [next(found) if flag else None for flag in flags]
+        specs = (in_specs, kept_specs, ct_specs)
+        return _mapped(equation, back, specs, wanted_specs)(inputs, residuals, cts)
 
     return outputs, pull
+
+
+def _share(equation: Any, spec: Any, ct: Any) -> Any:
+    """A device's part of the cotangent of an output that is the same on several."""
+    checked = equation.params["check_vma"]
+    copies = math.prod(equation.params["mesh"].shape[name] for name in _unmentioned(equation, spec))
+    return ct if ct is None or checked else ct / copies
+
+
+def _total(equation: Any, spec: Any, ct: Any) -> Any:
+    """The cotangent of an input that is the same on several devices, from those of each."""
+    checked = equation.params["check_vma"]
+    return ct if checked else lax.psum(ct, _unmentioned(equation, spec))
 
 
 def _mapped(equation: Any, f: Callable, in_specs: Any, out_specs: Any) -> Callable:
@@ -105,7 +105,3 @@ def _unmentioned(equation: Any, spec: Any) -> tuple:
     """The axes along which a value with this spec is the same on all devices."""
     named = {name for entry in spec for name in (entry if isinstance(entry, tuple) else (entry,))}
     return tuple(n for n in sorted(equation.params["newly_manual_axes"]) if n not in named)
-
-
-def _copies(equation: Any, spec: Any) -> int:
-    return math.prod(equation.params["mesh"].shape[name] for name in _unmentioned(equation, spec))

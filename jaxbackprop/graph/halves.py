@@ -150,7 +150,8 @@ class Family:
             graph, reached = joined(*open_jaxpr(inner), self.form.flags, asked)
         self.holds_tracers |= any(isinstance(c, Tracer) for c in graph.consts)
         numbers = self.numbers.of(graph, len(self.form.flags))
-        stored = {v: self.stored.index(k) for v, k in numbers.items() if k in self.stored}
+        place = {number: i for i, number in enumerate(self.stored)}
+        stored = {v: place[number] for v, number in numbers.items() if number in place}
         found, residuals = _in_two(graph, reached, self.form, len(asked), stored, first)
         if first:
             self.stored = [numbers[v] for v in residuals]

@@ -39,22 +39,21 @@ CALLS |= {"custom_vmap_call": "call"}
 
 
 def _called(equation: Any) -> Any:
-    return equation.params[CALLS[equation.primitive.name]]
+    return equation.params[CALLS.get(equation.primitive.name, "jaxpr")]
 
 
-@recorder(*CALLS, follows=lambda e, active: dependence(open_jaxpr(_called(e))[0], active)[1])
+def _inside(equation: Any, active: list[bool]) -> list[bool]:
+    return dependence(open_jaxpr(_called(equation))[0], active)[1]
+
+
+@recorder(*CALLS, follows=_inside)
 @at_once
 def call(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """A jitted function is looked into, not treated as one operation."""
     return through(forward(*open_jaxpr(_called(equation)), inputs, active))
 
 
-@recorder(
-    "checkpoint",
-    "remat2",
-    "remat",
-    follows=lambda e, active: dependence(open_jaxpr(e.params["jaxpr"])[0], active)[1],
-)
+@recorder("checkpoint", "remat2", "remat", follows=_inside)
 @at_once
 def remat(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """Nothing is kept but the inputs, and what the policy saves: the rest is computed again.
@@ -70,8 +69,8 @@ def remat(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callab
     def pull(cts):
         asked = asked_of(cts, out_flags)
         given = [ct if a else None for ct, a in zip(cts, asked, strict=True)]
-        inputs_, residuals_, given = _held_back((inputs, residuals, given))
-        return pulled(parts, inputs_, residuals_, asked, given)
+        at_hand, kept, given = _held_back((inputs, residuals, given))
+        return pulled(parts, at_hand, kept, asked, given)
 
     return outputs, pull
 
