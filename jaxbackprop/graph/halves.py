@@ -141,9 +141,12 @@ class Family:
             self.whole = _values_only(inner, form)
 
     def of(self, inner: Any, asked: Sequence[bool]) -> Halves:
-        if tuple(asked) not in self.members:
-            self.members[tuple(asked)] = self._made(inner, asked)
-        return self.members[tuple(asked)]
+        if tuple(asked) in self.members:
+            return self.members[tuple(asked)]
+        found = self._made(inner, asked)
+        if not self.holds_tracers:
+            self.members[tuple(asked)] = found
+        return found
 
     def _made(self, inner: Any, asked: Sequence[bool], first: bool = False) -> Halves:
         with on_tangents(self.form.tangents):
