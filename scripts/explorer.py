@@ -19,7 +19,6 @@ app = marimo.App(width="full", app_title="Backpropagation, by hand")
 @app.cell(hide_code=True)
 def _():
     import html
-    import inspect as source
 
     import marimo as mo
     from explorer_parts import (
@@ -27,14 +26,13 @@ def _():
         controls,
         curves,
         expressions,
+        four,
         graphs,
         network,
         questions,
         training,
         writing,
     )
-
-    from jaxbackprop import equations
 
     mo.vstack(
         [
@@ -53,14 +51,13 @@ def _():
         chain,
         controls,
         curves,
-        equations,
         expressions,
+        four,
         graphs,
         html,
         mo,
         network,
         questions,
-        source,
         training,
         writing,
     )
@@ -178,35 +175,8 @@ def _(expression, graphs, html, letters, mo, problem, reached, writing):
 
 
 @app.cell(hide_code=True)
-def _(equations, mo, network, source):
-    _shapes = network.shapes()
-    _about = {
-        "BP1 · δᴸ = ∇ₐC ⊙ σ′(zᴸ)": (
-            equations.output_error,
-            "How much the cost minds the output, times how much the output still moves.",
-        ),
-        "BP2 · δˡ = ((Wˡ⁺¹)ᵀ δˡ⁺¹) ⊙ σ′(zˡ)": (
-            equations.hidden_error,
-            "Blame runs back along the weights that carried the signal forward; a flat unit "
-            "lets none of it through.",
-        ),
-        "BP3 · ∂C/∂Wˡ = (1/m) δˡ (aˡ⁻¹)ᵀ": (
-            equations.weight_gradient,
-            "A weight is to blame as far as its unit erred while its input spoke.",
-        ),
-        "BP4 · ∂C/∂bˡ = (1/m) Σᵢ δˡᵢ": (
-            equations.bias_gradient,
-            "A bias is a weight whose input is always 1: the error itself, averaged.",
-        ),
-    }
-    _open = {
-        title: mo.md(
-            f"{words}\n\nShapes in a (3, 4, 2) network with five examples, layer 2's for BP1 and "
-            f"layer 1's for the others: {_shapes[function.__name__]}\n\n"
-            f"```python\n{source.getsource(function)}```"
-        )
-        for title, (function, words) in _about.items()
-    }
+def _(four, mo):
+    _open = {title: mo.md(page) for title, page in four.pages().items()}
     mo.vstack([mo.md("## 3 · The four equations"), mo.accordion(_open, multiple=True)])
     return
 

@@ -29,16 +29,16 @@ from typing import Any
 
 import command  # noqa: F401
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from train_parts import faults
 from train_parts.log import logger
 from train_parts.options import Options
 from train_parts.task import Task, describe, make_task
 
-from jaxbackprop import flow, locate, plots, processes, rows, saving, train
+from jaxbackprop import flow, plots, processes, rows, saving, train
 from jaxbackprop.network import Params
 
 STEPS_AT_ONCE = 500  # between two looks at whether a signal has come
@@ -133,7 +133,7 @@ def learn(
             begun = time.perf_counter()
             state, metrics = programs[steps](state, task.examples)
             metrics = jax.device_get(metrics)
-            stop_if_not_finite(options, task, state, metrics)
+            faults.stop_if_not_finite(options, task, state, metrics)
             seen.append((metrics.seen, metrics.watched))
             history["partial"] += metrics.loss.tolist()
             history["first_loss"] = history["first_loss"] or metrics.loss[:1].tolist()
@@ -221,38 +221,6 @@ def listen() -> list[int]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, note)
     return received
-
-
-def stop_if_not_finite(
-    options: Options, task: Task, state: train.State, metrics: train.Metrics
-) -> None:
-    """Exit with status 1, saying at which step, in which layer and by which operation a number went
-    bad. After such a step the run has taken no other: its parameters are still there."""
-    bad = np.flatnonzero(metrics.bad_layer)
-    if bad.size:
-        l, step = int(metrics.bad_layer[bad[0]]), int(state.step) - len(metrics.loss) + int(bad[0])
-        where = f"the gradient of layer {l}" if l <= task.network.depth else "the loss"
-        sys.exit(
-            f"step {step + 1}: {where} is not finite. Try a smaller --learning-rate.\n"
-            f"{cause(options, task, state._replace(step=jnp.asarray(step)))}"
-        )
-
-
-def cause(options: Options, task: Task, state: train.State) -> object:
-    """The operation of the cost or gradient that is not finite at the state's step."""
-    if options.num_processes > 1:
-        return "Of one process, jaxbackprop.locate would say which operation did it."
-    examples = task.examples
-    (rows_,) = train.examples_of(state, examples.examples, options.batch, 1)
-    batch = (np.asarray(each)[rows_].T for each in (examples.inputs, examples.targets))
-
-    def finite(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
-        """0, or NaN; of the gradients as the run computes them, which are not differentiated."""
-        computed = jax.lax.stop_gradient(task.gradient(task.network, params, x, y))
-        return sum(jnp.sum(leaf * 0) for leaf in jax.tree.leaves(computed))
-
-    found = locate(finite)(state.params, *batch)
-    return found or "It is finite where the step is compiled by itself."
 
 
 def report(

@@ -28,6 +28,7 @@ from explorer_parts import (  # noqa: E402
     chain,
     curves,
     expressions,
+    four,
     graphs,
     network,
     questions,
@@ -193,7 +194,7 @@ def test_the_table_of_gradients_is_autodiffs():
 
 
 def test_the_shapes_of_the_equations_are_the_texts():
-    found = {name: re.findall(r"(\d) × (\d)", line) for name, line in network.shapes().items()}
+    found = {name: re.findall(r"(\d) × (\d)", line) for name, line in four.shapes().items()}
     written = {
         "output_error": "25 25 25",
         "hidden_error": "24 25 45 45",

@@ -1,7 +1,6 @@
 """Parts 3 and 4: a network of two layers, step by step, in numbers and in matrices."""
 
 import functools
-import inspect as source
 from typing import NamedTuple
 
 import jax
@@ -145,55 +144,59 @@ AXES = {"x": ("inputs", "examples"), "W": ("neurons", "inputs"), "b": ("", "")}
 def figure(name: str, walk: Walk, step: int) -> str:
     """x, z, a, z, a and C in a row; weights on the edges, and what comes back along them."""
     one, two = ("₁", "₂") if "w₁" in walk.given else ("¹", "²")
-    w = "w" if one == "₁" else "W"
-
-    def line(symbol: str, back: bool = False) -> Line:
-        at, value = walk.find(symbol)
-        if value.size == 1:
-            text = f"{symbol} = {writing.number(value.item())}"
-            return Line(symbol, text, at, back)
-        kind = symbol.removeprefix("∂C/∂")[0]
-        axes = AXES.get(kind, ("neurons", "examples"))
-        return Line(symbol, symbol, at, back, value, axes)
-
-    def named(symbol: str, back: bool = False) -> tuple[Line, ...]:
-        """A number below its name: nodes are narrow, and a lecture's screen is wide enough."""
-        found = line(symbol, back)
-        if found.array is not None:
-            return (found,)
-        head = Line(f"name of {symbol}", symbol, found.step if back else 0, back)
-        return head, found._replace(text=found.text.split(" = ")[1])
 
     def node(symbol: str, gradient: str) -> Node:
-        return Node(symbol, (*named(symbol), *named(gradient, True)))
-
-    def weighed(tail: str, mark: str, returns: bool) -> Edge:
-        lines = (
-            *(line(w + mark), line("b" + mark)),
-            *(*named(f"∂C/∂{w}{mark}", True), *named(f"∂C/∂b{mark}", True)),
-        )
-        back = walk.find(f"∂C/∂{tail}")[0] if returns else None
-        return Edge(tail, "z" + mark, lines, back)
-
-    def bent(mark: str) -> Edge:
-        at, value = walk.find(f"σ′(z{mark})")
-        slope = f"σ′ = {writing.number(value.item())}" if value.size == 1 else "⊙ σ′"
-        lines = (Line("σ", "σ"), Line(f"σ′(z{mark})", slope, at, True))
-        return Edge("z" + mark, "a" + mark, lines, walk.find("δ" + mark)[0])
+        return Node(symbol, (*_named(walk, symbol), *_named(walk, gradient, True)))
 
     nodes = [
-        Node("x", named("x")),
+        Node("x", _named(walk, "x")),
         *(node("z" + one, "δ" + one), node("a" + one, f"∂C/∂a{one}")),
         *(node("z" + two, "δ" + two), node("a" + two, f"∂C/∂a{two}")),
-        Node("C", (*named("C"), *named("y"))),
+        Node("C", (*_named(walk, "C"), *_named(walk, "y"))),
     ]
     edges = [
-        *(weighed("x", one, False), bent(one), weighed("a" + one, two, True), bent(two)),
+        *(_weighed(walk, "x", one, False), _bent(walk, one)),
+        *(_weighed(walk, "a" + one, two, True), _bent(walk, two)),
         Edge("a" + two, "C", back=walk.find(f"∂C/∂a{two}")[0]),
     ]
     now = f"now {walk.steps[step - 1].symbol}" if step else "before the first step"
     label = f"The network after step {step} of {len(walk.steps)}: {now}"
     return diagrams.figure(name, label, nodes, edges, step)
+
+
+def _line(walk: Walk, symbol: str, back: bool = False) -> Line:
+    at, value = walk.find(symbol)
+    if value.size == 1:
+        return Line(symbol, f"{symbol} = {writing.number(value.item())}", at, back)
+    axes = AXES.get(symbol.removeprefix("∂C/∂")[0], ("neurons", "examples"))
+    return Line(symbol, symbol, at, back, value, axes)
+
+
+def _named(walk: Walk, symbol: str, back: bool = False) -> tuple[Line, ...]:
+    """A number below its name: nodes are narrow, and a lecture's screen is wide enough."""
+    found = _line(walk, symbol, back)
+    if found.array is not None:
+        return (found,)
+    head = Line(f"name of {symbol}", symbol, found.step if back else 0, back)
+    return head, found._replace(text=found.text.split(" = ")[1])
+
+
+def _weighed(walk: Walk, tail: str, mark: str, returns: bool) -> Edge:
+    """From x or a to the z that it feeds, with the layer's weights and their gradients."""
+    w = "w" if mark in "₁₂" else "W"
+    lines = (
+        *(_line(walk, w + mark), _line(walk, "b" + mark)),
+        *(*_named(walk, f"∂C/∂{w}{mark}", True), *_named(walk, f"∂C/∂b{mark}", True)),
+    )
+    return Edge(tail, "z" + mark, lines, walk.find(f"∂C/∂{tail}")[0] if returns else None)
+
+
+def _bent(walk: Walk, mark: str) -> Edge:
+    """From z to a, with σ and its slope."""
+    at, value = walk.find(f"σ′(z{mark})")
+    slope = f"σ′ = {writing.number(value.item())}" if value.size == 1 else "⊙ σ′"
+    lines = (Line("σ", "σ"), Line(f"σ′(z{mark})", slope, at, True))
+    return Edge("z" + mark, "a" + mark, lines, walk.find("δ" + mark)[0])
 
 
 def table(name: str, walk: Walk, step: int) -> str:
@@ -204,26 +207,3 @@ def table(name: str, walk: Walk, step: int) -> str:
         rows.append((symbol, formula, writing.number(value.item()) if value.size == 1 else shape))
         marks[symbol] = " ".join(["back"] * (i > 5) + ["now"] * (i == step))
     return writing.table(name, rows, marks=marks)
-
-
-@functools.cache
-def shapes() -> dict[str, str]:
-    """What each equation takes and gives in the matrix network."""
-    walk = matrices("tanh", 0)[0]
-    taken = {
-        equations.output_error: ("∂C/∂a²", "σ′(z²)"),
-        equations.hidden_error: ("W²", "δ²", "σ′(z¹)"),
-        equations.weight_gradient: ("δ¹", "x"),
-        equations.bias_gradient: ("δ¹",),
-    }
-    written = {}
-    for equation, symbols in taken.items():
-        arrays = [jnp.asarray(walk.find(symbol)[1]) for symbol in symbols]
-        named = zip(source.signature(equation).parameters, arrays, strict=True)
-        given = ", ".join(f"`{name}` {_size(array)}" for name, array in named)
-        written[equation.__name__] = f"{given} → {_size(equation(*arrays))}"
-    return written
-
-
-def _size(array: jax.Array) -> str:
-    return " × ".join(map(str, array.shape))
