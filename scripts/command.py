@@ -4,9 +4,11 @@ Each of them imports this module before any library that an extra brings.
 """
 
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 
+STARTED = time.monotonic()  # before the imports, which take seconds
 EXTRAS = {
     "scripts": ("tyro", "rich", "optax", "orbax", "matplotlib", "sklearn", "psutil", "pygraphviz"),
     "benchmark": ("flax", "equinox", "torch"),

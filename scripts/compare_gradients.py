@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 from parts.arguments import check
 from parts.measure import interleaved, ratio
+from parts.progress import doing, told
 from rich.console import Console
 from rich.table import Table
 
@@ -112,6 +113,7 @@ def tabled(title: str, rows: dict[int, list[Row]]) -> Table:
     return table
 
 
+@told
 def main(options: Options) -> bool:
     network = Network(options.sizes, options.hidden, options.output, options.loss)
     params, x, y = example(network, options)
@@ -120,8 +122,10 @@ def main(options: Options) -> bool:
         name: functools.partial(jax.jit(functools.partial(way, network)), params, x, y)
         for name, way in {"by hand": backprop, "jax.grad": train.automatic}.items()
     }
+    doing("both gradients in turn")
     seconds = interleaved(calls, ROUNDS)
     (_, manual), (_, automatic) = (call() for call in calls.values())
+    doing("central differences")
     numerical = numerical_gradient(lambda p: loss(network, p, x64, y64))(params64)
 
     eps = float(jnp.finfo(options.dtype).eps)

@@ -11,7 +11,7 @@ compiles, is not counted. It takes some minutes.
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import command  # noqa: F401
 import jax
@@ -31,6 +31,7 @@ def expm(rngs: nnx.Rngs) -> tuple[Any, Callable]:
     return x, lambda x: jax.scipy.linalg.expm(x).sum()
 
 
+Way = Literal["grad", "value_and_grad", "vjp", "inspect"]
 FUNCTIONS = MODELS | {"expm": expm}
 
 
@@ -42,7 +43,7 @@ class Options:
     """Which functions."""
     rounds: int = 9
     """Calls of each in turn."""
-    ways: tuple[str, ...] = ("grad", "value_and_grad", "vjp", "inspect")
+    ways: tuple[Way, ...] = get_args(Way)
     """Which of ours."""
 
     def __post_init__(self) -> None:
@@ -64,7 +65,7 @@ def inspected(f: Callable) -> Callable:
     return lambda x: jaxbackprop.inspect(f)(x).gradients
 
 
-WAYS = {
+WAYS: dict[Way, tuple[Callable, Callable]] = {
     "grad": (jaxbackprop.grad, jax.grad),
     "value_and_grad": (jaxbackprop.value_and_grad, jax.value_and_grad),
     "vjp": (pulled(jaxbackprop.vjp), pulled(jax.vjp)),

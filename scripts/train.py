@@ -125,7 +125,9 @@ def learn(
     log = logger(options.log if options.process_id == 0 else None, folder)
     programs: dict[int, Callable] = {}
     with Progress(*SHOWN, console=console) as progress:
-        shown = progress.add_task("", total=options.epochs, completed=len(history["epoch"]))
+        shown = progress.add_task(
+            "compiling", total=options.epochs, completed=len(history["epoch"])
+        )
         while len(history["epoch"]) < options.epochs and not processes.agree(received):
             steps = min(STEPS_AT_ONCE, in_epoch - int(state.step) % in_epoch)
             if steps not in programs:

@@ -22,6 +22,7 @@ import optax
 import tyro
 from parts import figures
 from parts.arguments import check
+from parts.progress import doing, told
 from rich.console import Console
 
 from jaxbackprop import Network, data, per_example, train
@@ -75,6 +76,7 @@ def draw(options: Options, split, labels: np.ndarray, wrong: np.ndarray, norms: 
     return figures.save(figure, options.write, "which_examples")
 
 
+@told
 def main(options: Options) -> None:
     split, _ = data.digits()
     labels, wrong = spoiled(split.labels, options.wrong, options.seed)
@@ -82,7 +84,8 @@ def main(options: Options) -> None:
     network = Network((64, options.hidden, 10), "tanh", "softmax", "cross_entropy")
     optimizer = optax.sgd(options.learning_rate)
     state = train.start(network, optimizer, jax.random.key(options.seed))
-    for _ in range(options.epochs):
+    for epoch in range(1, options.epochs + 1):
+        doing(f"epoch {epoch} of {options.epochs}")
         state, _ = train.run(network, optimizer, state, *rows, batch=32)
     columns = tuple(v.T for v in rows)
     norms = np.asarray(jax.jit(per_example.gradient_norms(network))(state.params, columns))

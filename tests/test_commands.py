@@ -105,6 +105,7 @@ def test_what_is_being_done_is_told_until_it_is_done(monkeypatch, capsys):
     monkeypatch.syspath_prepend(SCRIPTS)
     progress = importlib.import_module("parts.progress")
     monkeypatch.setattr(progress, "PAUSE", 0.02)
+    monkeypatch.setattr(progress.command, "STARTED", time.monotonic())
 
     @progress.told
     def work(seconds):
@@ -114,6 +115,7 @@ def test_what_is_being_done_is_told_until_it_is_done(monkeypatch, capsys):
 
     assert work(0.0) == 3
     assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress.command, "STARTED", time.monotonic())
     assert work(0.2) == 3
     time.sleep(0.1)
     said = capsys.readouterr().err.splitlines()

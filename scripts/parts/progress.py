@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+import command
+
 PAUSE = 5.0  # seconds
 P, R = ParamSpec("P"), TypeVar("R")
 _now = "starting"
@@ -26,10 +28,12 @@ def told(main: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(main)
     def telling(*args: P.args, **kwargs: P.kwargs) -> R:
-        over, began = threading.Event(), time.monotonic()
+        over, began = threading.Event(), command.STARTED
 
         def tell() -> None:
-            while not over.wait(PAUSE):
+            pause = max(0.0, PAUSE - (time.monotonic() - began))
+            while not over.wait(pause):
+                pause = PAUSE
                 print(f"  {time.monotonic() - began:.0f} s: {_now}", file=sys.stderr, flush=True)
 
         threading.Thread(target=tell, daemon=True).start()
