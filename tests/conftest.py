@@ -35,6 +35,8 @@ SLOW = {
         *("package", "docs", "checkpoint", "check_campaign", "graph_harness"),
         *("graph_programs", "graph_devices", "inspect_programs", "locate", "unformed"),
         *("per_example", "per_example_models", "budget", "flow", "watch", "backprop"),
+        *("check", "inspect", "inspect_any", "graph_custom", "graph_linalg", "notebooks"),
+        *("train_script", "rows"),
     )
 }
 
@@ -63,7 +65,7 @@ def pytest_collection_modifyitems(items):
     """
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else 99)
     for item in items:
-        if item.path.stem in SLOW:
+        if item.path.stem in SLOW or item.path.parent.name == "docs":
             item.add_marker(pytest.mark.slow)
 
 

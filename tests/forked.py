@@ -48,7 +48,7 @@ def start(
     log: pathlib.Path, script: pathlib.Path, *options: object, first: Callable | None = None
 ) -> Running:
     """Begin `python SCRIPT OPTIONS`; what is to be done first may plant a fault."""
-    log.touch()
+    log.write_text("")
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["train", "sklearn.datasets", "matplotlib.pyplot"])
     process = forks.Process(target=_run, args=(log, [str(script), *map(str, options)], first))

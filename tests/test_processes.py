@@ -15,6 +15,7 @@ from forked import end
 
 from jaxbackprop import rows
 
+LISTENS = 0.3  # seconds: signals are listened to as soon as the examples are told
 SHORT = ["--epochs", "3", "--optimizer", "sgd", "--learning-rate", "0.1"]
 
 
@@ -110,7 +111,7 @@ def test_a_run_of_two_processes_is_stopped_and_goes_on(tmp_path, launch):
 
     running = pair("stopped", "--epochs", 100000)
     running[0].until("examples")
-    time.sleep(1)
+    time.sleep(LISTENS)
     running[1].receive(signal.SIGTERM)  # to one of them: they stop together
     ended = end(*running)
     assert [status for status, _ in ended] == [143, 143], ended
@@ -134,7 +135,7 @@ def test_a_signal_to_all_processes_stops_them_together(tmp_path, launch):
     shared = ["--epochs", 100000, "--devices", 2, *among(2), "--run-dir", tmp_path]
     running = [launch(*shared, "--process-id", i) for i in range(2)]
     running[0].until("examples")
-    time.sleep(1)
+    time.sleep(LISTENS)
     for process in running:
         process.receive(signal.SIGINT)
     ended = end(*running)
@@ -157,7 +158,7 @@ def test_a_killed_process_ends_the_other_with_an_error(tmp_path, launch):
     shared = ["--epochs", 100000, "--devices", 2, *among(2), "--run-dir", tmp_path]
     pair = [launch(*shared, "--patience", 10, "--process-id", i) for i in range(2)]
     pair[0].until("examples")
-    time.sleep(1)
+    time.sleep(LISTENS)
     pair[1].process.kill()
     ((status, output),) = end(pair[0])
     assert status not in (0, None)

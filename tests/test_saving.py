@@ -4,10 +4,9 @@ import json
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
+import forked
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,8 +145,7 @@ ARGS = ["--epochs", "30", "--save-every", "2"]
 
 
 def start(folder, *more):
-    command = [sys.executable, SCRIPT, *ARGS, "--run-dir", folder, *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return forked.start(folder / "log", SCRIPT, *ARGS, "--run-dir", folder, *more)
 
 
 def losses(folder):
@@ -157,31 +155,29 @@ def losses(folder):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    process = start(folder)
-    process.communicate()
-    assert process.returncode == 0
+    ((status, said),) = forked.end(start(folder))
+    assert status == 0, said
     return losses(folder)
 
 
-def wait_for_a_state(folder, process):
+def wait_for_a_state(folder, running):
     while not list((folder / "states").glob("*/seal.json")):
-        assert process.poll() is None
+        assert running.process.is_alive(), running.said
         time.sleep(0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_resumes_to_the_undisturbed_ones_end(tmp_path, undisturbed, number):
-    process = start(tmp_path)
-    wait_for_a_state(tmp_path, process)
-    process.send_signal(number)
-    output, _ = process.communicate()
+    running = start(tmp_path)
+    wait_for_a_state(tmp_path, running)
+    running.receive(number)
+    ((status, said),) = forked.end(running)
     if number == signal.SIGKILL:
-        assert process.returncode == -number
+        assert status == -number
     else:
-        assert process.returncode == 128 + number, output
-        assert "saved; go on with --resume" in output
-    process = start(tmp_path, "--resume")
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    assert "not bit for bit" not in output
+        assert status == 128 + number, said
+        assert "saved; go on with --resume" in said
+    ((status, said),) = forked.end(start(tmp_path, "--resume"))
+    assert status == 0, said
+    assert "not bit for bit" not in said
     assert losses(tmp_path) == undisturbed
