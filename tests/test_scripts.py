@@ -76,6 +76,7 @@ def test_the_scripts_that_measure_run(script, options, says, tmp_path):
     done = run(script, *options, *(["--write", tmp_path] if draws else []))
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
+    assert "does NOT fit" not in done.stdout
     figure = (tmp_path / script).with_suffix(".png")
     assert not draws or figure.read_bytes().startswith(b"\x89PNG")
 
