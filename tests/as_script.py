@@ -42,7 +42,8 @@ def run(script: str, *options: object) -> subprocess.CompletedProcess[str]:
 def _own_state(command: list[str]) -> Iterator[None]:
     argv, path, wide = sys.argv, sys.path, jax.config.read("jax_enable_x64")
     hook = sys.excepthook
-    sys.modules.pop("command", None)  # the script sets its own
+    for name in ("command", "parts.progress"):  # each script sets its own, and its own clock
+        sys.modules.pop(name, None)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.argv, sys.path = command, [str(SCRIPTS), *path]
     jaxtyping.config.update("jaxtyping_disable", True)
