@@ -1,4 +1,4 @@
-"""Backpropagation written out by hand in JAX, to see, check and own the backward pass.
+"""Backpropagation written out by hand in JAX: each number of the backward pass is a plain value.
 
 Two wings, which check each other: the four equations for dense networks (`Network`, `init`,
 `forward`, `loss`, `backward`, `backprop`), and the reverse walk over the computation graph of any

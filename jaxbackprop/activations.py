@@ -2,7 +2,7 @@
 
 Every entry is applied element by element, except softmax, whose outputs depend on each other:
 its Jacobian is no σ′, and it appears only together with the cross-entropy loss
-(:mod:`jaxbackprop.losses`).
+(`jaxbackprop.losses`).
 
 A derivative is written from `a = σ(z)` wherever that is possible, so that the backward pass needs
 one array a layer. For sigmoid and tanh that form loses every digit once a rounds to 1; the

@@ -138,7 +138,7 @@ def backprop(
 ) -> tuple[Float[Array, ""], Params]:
     """The cost and its gradients, shaped as params: a forward pass and a backward pass.
 
-    `checkpoint` is one of :mod:`jaxbackprop.checkpoint`'s descriptions, or the command line's
+    `checkpoint` is one of `jaxbackprop.checkpoint`'s descriptions, or the command line's
     "every:2" and "64MiB": the same gradients in less memory.
 
     Raises ValueError where x, y or params do not fit the network, or the checkpoint cannot be had.

@@ -6,7 +6,7 @@ of δ from layer to layer into its two factors.
 All norms are of the typical example, so that they do not depend on the size of the batch.
 
 It reads what only a dense network's trace has: errors δ, slopes σ′(z), dead units. Of any other
-function, and of the norms of values and gradients alone, :class:`jaxbackprop.watch` tells.
+function, and of the norms of values and gradients alone, `jaxbackprop.watch` tells.
 """
 
 import itertools

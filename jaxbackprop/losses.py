@@ -1,7 +1,7 @@
 r"""The losses: C and ∇ₐC, side by side, and the output errors that simplify.
 
 A loss is a sum over the output neurons of one example; the network's cost is the mean over the m
-examples (:func:`jaxbackprop.forward.loss`), and the 1/m stands in BP3 and BP4.
+examples (`jaxbackprop.forward.loss`), and the 1/m stands in BP3 and BP4.
 
 Two pairs of output activation and loss simplify BP1. With a = σ(z) and binary cross-entropy,
 

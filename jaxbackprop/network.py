@@ -1,7 +1,7 @@
 """The network: what is fixed (`Network`), what is learned (`Layer`), what a forward pass leaves.
 
 Parameters are a tuple of `Layer`s, counted forward. A long run of hidden layers of one shape may be
-one entry, a *stack* (:mod:`jaxbackprop.stacks`); every function of the library takes either form.
+one entry, a *stack* (`jaxbackprop.stacks`); every function of the library takes either form.
 """
 
 import dataclasses

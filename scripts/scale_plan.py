@@ -5,7 +5,7 @@
         --method tensor --flops 4e14 --bandwidth 5e10
 
 The step is traced with abstract shapes for an abstract mesh, which says whether it can run at all.
-The bytes sent are those of ring algorithms (:func:`jaxbackprop.sharding.volume`); operations are
+The bytes sent are those of ring algorithms (`jaxbackprop.sharding.volume`); operations are
 those of the matrix products. The lower bound of a step is the larger of its arithmetic and its
 communication, as if they overlapped perfectly. The optimizer's state is not counted.
 """

@@ -95,6 +95,11 @@ def test_the_site_asks_nothing_of_the_network(site):
         assert [s for s in sources if s.startswith("http") and "canonical" not in s] == [], page
 
 
+def test_no_page_shows_markup_of_another_language(site):
+    for page in site.rglob("*.html"):
+        assert not re.search(r":(mod|func|class|meth|attr):|\$\$", page.read_text()), page
+
+
 def test_every_public_name_is_on_its_page_with_its_source(site):
     """What mkdocstrings made of the pages: a name that a page leaves out has no anchor."""
     pages = "".join(page.read_text() for page in (site / "reference").glob("*.html"))

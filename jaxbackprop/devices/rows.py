@@ -2,7 +2,7 @@
 
 Each process reads the inputs of its own rows, its `share`, and its devices keep them. A batch is
 that of one device: it is taken from the rows wherever they are, and each device then gets its
-columns of it, as :func:`sharding.data_parallel` wants them. A mesh may have one device.
+columns of it, as `sharding.data_parallel` wants them. A mesh may have one device.
 """
 
 import dataclasses

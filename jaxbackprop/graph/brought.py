@@ -1,7 +1,7 @@
 """Operations that bring their own rule: another library's, and those of jax's higher-order kind.
 
 Their rule is used as it is, as that of a custom_jvp or a custom_vjp. (The rules that jax has for
-its own primitives are never asked for: :mod:`jaxbackprop.graph.rules` has those.)
+its own primitives are never asked for: `jaxbackprop.graph.rules` has those.)
 """
 
 from collections.abc import Callable, Sequence

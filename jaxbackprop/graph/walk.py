@@ -3,7 +3,7 @@
 JAX traces a function to a *jaxpr*: a list of equations in topological order, each a primitive
 operation on variables. `forward` evaluates it and keeps a tape of the operations that depend on a
 differentiated input. `backward` walks the tape in reverse: at each operation the cotangent of the
-output is multiplied by the local gradients (:mod:`jaxbackprop.graph.rules`), and where a variable
+output is multiplied by the local gradients (`jaxbackprop.graph.rules`), and where a variable
 is used several times its contributions are summed: the sum over paths.
 """
 

@@ -1,7 +1,7 @@
 """Data sets: handwritten digits that need no download, and IDX files (MNIST and its kin).
 
 Files and memory hold one example a row; the mathematics has one a column. A `Split` stays in rows,
-and a batch is transposed where it is gathered (:mod:`jaxbackprop.training.train`).
+and a batch is transposed where it is gathered (`jaxbackprop.training.train`).
 """
 
 import gzip

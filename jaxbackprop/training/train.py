@@ -99,7 +99,7 @@ def update(
     does one that is not `taken`.
 
     `watch` and `observe`, called as observe(network, params, trace, backward, updates), look at a
-    step by the four equations, as those of :mod:`jaxbackprop.flow` do; `gradient` is then not
+    step by the four equations, as those of `jaxbackprop.flow` do; `gradient` is then not
     asked. They get the new params: to keep the old ones beside them would cost a copy.
     """
     _check_step(optimizer, state, gradient, watch, observe)

@@ -1,7 +1,7 @@
 """The equations of a graph on given values, laid out one after the other.
 
 An elementary operation is a step. One with a graph inside is laid out by a function of its own,
-which `lays_out` enters into the table: :mod:`.functions` and :mod:`.loops`.
+which `lays_out` enters into the table: `functions` and `loops`.
 """
 
 from collections.abc import Callable

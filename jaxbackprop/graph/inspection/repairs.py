@@ -67,7 +67,7 @@ def repair(
     """What to write instead of this operation at these operands; None where nothing is known.
 
     `operation` is the name of a primitive; the power of an integer_pow is its second operand.
-    `expression` is where the user calls it (:func:`jaxbackprop.graph.lines.expression`). A repair
+    `expression` is where the user calls it (`jaxbackprop.graph.lines.expression`). A repair
     is run on the operands before it is given: it makes value and slopes finite there, and changes
     neither where they were. `moving` says by which operands a slope is wanted; default: by all.
     """

@@ -3,7 +3,7 @@
 The walk treats a scan or a jitted function as one operation with a graph inside. On concrete values
 those graphs can be laid out: calls are inlined, a cond is the branch that it took, a scan is its
 steps one after the other. What is left is the list of elementary operations of the text, in
-topological order, and the walk (:func:`jaxbackprop.graph.walk.backward`) runs over it unchanged.
+topological order, and the walk (`jaxbackprop.graph.walk.backward`) runs over it unchanged.
 
 A `while` is its steps too, since the values say how many there are. An operation without a rule is
 *opaque*: it has values, and the gradients behind it are unknown.

@@ -24,7 +24,7 @@ from jaxbackprop.graph.watching.tracing import trace, visited
 class watch:
     """A function with f's arguments: ((value, gradients), seen).
 
-    value and gradients are those of :func:`jaxbackprop.value_and_grad`; seen is a tuple of `Seen`,
+    value and gradients are those of `jaxbackprop.value_and_grad`; seen is a tuple of `Seen`,
     one for each of `labels(*args)`. It goes where f goes: into a jitted training step, a scan.
 
     of: "products", the contractions and convolutions; "scopes", what each named scope ends with;
