@@ -11,7 +11,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from jaxbackprop.graph.budget.groups import Choices, bytes_of, cost, once
+from jaxbackprop.graph.budget.costs import Choices, bytes_of, cost, once
 from jaxbackprop.graph.budget.joint import Joint, Operation
 
 BOUNDS = 6

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from jaxbackprop.checkpoint.ties import array_of_its_own, tie
-from jaxbackprop.graph.budget.groups import LARGE, Group, Groups, size
+from jaxbackprop.graph.budget.costs import size
+from jaxbackprop.graph.budget.fusion import LARGE
+from jaxbackprop.graph.budget.groups import Group, Groups
 from jaxbackprop.graph.budget.joint import Operation
 from jaxbackprop.graph.budget.kinds import COLLECTIVE, ON_A_MESH, SHALLOW, STRETCHED, VIEWS
 from jaxbackprop.graph.walk import evaluate, from_line

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxbackprop.graph.budget.groups import Group, Groups, size
+from jaxbackprop.graph.budget.costs import size
+from jaxbackprop.graph.budget.groups import Group, Groups
 
 Evaluated = tuple[int, int]  # a value, and the time of its evaluation
 

@@ -10,7 +10,7 @@ from jaxbackprop.graph.budget.emission import Evaluation
 from jaxbackprop.graph.budget.groups import Groups, form, made_early
 from jaxbackprop.graph.budget.joint import Joint, Operation
 from jaxbackprop.graph.budget.kinds import COLLECTIVE, ON_A_MESH
-from jaxbackprop.graph.budget.loops import loops_in, paths
+from jaxbackprop.graph.budget.loops import choices_of
 from jaxbackprop.graph.budget.simulation import NoRoom, Order, best, least, plain
 from jaxbackprop.graph.lines import where
 
@@ -82,7 +82,7 @@ def plan(joint: Joint, bytes: int) -> Planned:
 
 def graphs_of(joint: Joint) -> list[Groups]:
     """The graph with less and less memory for its loops."""
-    return [form(joint, choices) for choices in paths(loops_in(joint), PATHS)]
+    return [form(joint, choices) for choices in choices_of(joint, PATHS)]
 
 
 def cheapest(graphs: Sequence[Groups], room: int) -> tuple[Groups, Order] | None:

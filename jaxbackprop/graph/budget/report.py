@@ -4,7 +4,8 @@ import collections
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from jaxbackprop.graph.budget.groups import Groups, bytes_of, size
+from jaxbackprop.graph.budget.costs import bytes_of, size
+from jaxbackprop.graph.budget.groups import Groups
 from jaxbackprop.graph.budget.joint import Joint, Operation
 from jaxbackprop.graph.budget.simulation import Order
 from jaxbackprop.graph.lines import Line, innermost, stack
