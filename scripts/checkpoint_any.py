@@ -5,20 +5,24 @@
     python scripts/checkpoint_any.py --models LSTM MLP
 
 A row is a plan: bytes asked, predicted, compiled; estimated time over that of keeping everything;
-with --measure, the median of the rounds' ratios to jax.grad.
+with --measure, the median of the rounds' ratios to jax.grad, and a figure of them all.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
 import command  # noqa: F401
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import tyro
 from flax import nnx
+from matplotlib.ticker import PercentFormatter
+from parts import figures
 from parts.arguments import check
 from parts.measure import compiled, interleaved, machine, ratio, temporary_bytes
 from parts.progress import doing, told
@@ -26,7 +30,7 @@ from parts.progress import doing, told
 from jaxbackprop import checkpoint, value_and_grad
 
 MIB = 2**20
-SHARES = (1.0, 0.5, 0.25, 0.15)
+SHARES = (1.0, 0.5, 0.25, 0.15, 0.05)
 
 
 Name = Literal["transformer", "scanned", "CNN", "MLP", "LSTM", "U"]
@@ -42,8 +46,12 @@ class Options:
     """Small sizes."""
     measure: bool = False
     """Time the programs too."""
+    least: bool = True
+    """Tell the least that each can be had in."""
     rounds: int = 7
     """Rounds of --measure."""
+    write: Path = figures.FOLDER
+    """The folder for the figure of --measure."""
 
     def __post_init__(self) -> None:
         check(self, rounds=1)
@@ -152,44 +160,107 @@ MODELS = {
 }
 
 
+class Point(NamedTuple):
+    """A program: its bytes asked and compiled as shares of jax.grad's, and its time over that."""
+
+    asked: float
+    compiled: float
+    time: float
+
+
+def planned(name: str, loss: Callable, params: Any, whole: int) -> dict[float, Any]:
+    """By share of jax.grad's bytes: the plans that there are, each with its row printed."""
+    found = {}
+    for share in SHARES:
+        asked = int(share * whole)
+        doing(f"planning {name} in {share:.0%} of jax.grad's bytes")
+        try:
+            plan = checkpoint.plan(loss, params, bytes=asked)
+        except ValueError as error:
+            print(f"  {asked / MIB:8.2f}  {error}"[:100])
+            continue
+        print(
+            f"  {asked / MIB:8.2f} asked {plan.bytes / MIB:8.2f} predicted "
+            f"{plan.compiled_bytes / MIB:8.2f} compiled, time × {plan.factor:.2f}"
+        )
+        found[share] = plan
+    return found
+
+
+def timed(
+    name: str, loss: Callable, params: Any, shares: Iterable[float], rounds: int
+) -> list[Point]:
+    """Each share's program against jax.grad's, and jax.checkpoint around the whole."""
+    doing(f"compiling {name}")
+    ways = {"jax.grad": jax.value_and_grad(loss), CHECKPOINT: _checkpointed(loss)}
+    reference, seconds = compiled(ways["jax.grad"], params)
+    whole = temporary_bytes(reference)
+    programs, compiling = {"jax.grad": reference}, {}
+    programs[CHECKPOINT], compiling[CHECKPOINT] = compiled(ways[CHECKPOINT], params)
+    for share in shares:
+        budget = checkpoint.within(int(share * whole))
+        key = f"{share:.0%}"
+        programs[key], compiling[key] = compiled(value_and_grad(loss, checkpoint=budget), params)
+    doing(f"measuring {name}")
+    calls = {key: functools.partial(program, params) for key, program in programs.items()}
+    times = interleaved(calls, rounds)
+    points = []
+    for share, key in zip((0.0, *shares), list(programs)[1:], strict=True):
+        middle, low, high = ratio(times, key, "jax.grad")
+        points.append(Point(share, temporary_bytes(programs[key]) / whole, middle))
+        print(
+            f"  {key}: {middle:.2f} × jax.grad's time ({low:.2f}–{high:.2f}) in "
+            f"{points[-1].compiled:.0%} of its bytes; planned and compiled in "
+            f"{compiling[key] / seconds:.1f} × its time"
+        )
+    return points
+
+
+CHECKPOINT = "jax.checkpoint around all"
+
+
+def _checkpointed(loss: Callable) -> Callable:
+    policy = jax.checkpoint_policies.dots_saveable
+    return jax.value_and_grad(jax.checkpoint(loss, policy=policy))
+
+
+def draw(points: dict[str, list[Point]], folder: Path) -> Path:
+    """Bytes against time, a line for each model."""
+    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    for number, (name, found) in enumerate(points.items()):
+        color = f"C{number}"
+        (first, *ours) = found
+        xs, ys = zip(*[(p.compiled, p.time) for p in ours], strict=True)
+        axes.plot(xs, ys, "o-", color=color, markersize=4, label=name)
+        axes.plot(first.compiled, first.time, "x", color=color)
+    axes.plot([], [], "x", color="gray", label="jax.checkpoint around all,\nproducts kept")
+    axes.plot(1, 1, "*", color="black", markersize=12, label="jax.grad")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set(xlabel="temporary memory, of jax.grad's", ylabel="time, of jax.grad's")
+    axes.set_ylim(0, None)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, ncols=2)
+    return figures.save(figure, folder, "checkpoint_any", dpi=130)
+
+
 @told
 def main(options: Options) -> None:
     print(machine())
+    points = {}
     for name in options.models:
-        doing(f"{name}: jax.grad, and the least")
         loss, params = MODELS[name](options.quick)
-        reference, _ = compiled(jax.value_and_grad(loss), params)
-        whole = temporary_bytes(reference)
-        print(f"{name}: jax.grad {whole / MIB:.2f} MiB; the least {checkpoint.least(loss, params)}")
-        programs = {"jax.grad": reference}
-        for share in SHARES:
-            asked = int(share * whole)
-            doing(f"{name}: planning for {asked / MIB:.2f} MiB")
-            try:
-                plan = checkpoint.plan(loss, params, bytes=asked)
-            except ValueError as error:
-                print(f"  {asked / MIB:8.2f}  {error}"[:100])
-                continue
-            print(
-                f"  {asked / MIB:8.2f} asked {plan.bytes / MIB:8.2f} predicted "
-                f"{plan.compiled_bytes / MIB:8.2f} compiled, time × {plan.factor:.2f}"
-            )
-            if options.measure:
-                budget = checkpoint.within(asked)
-                programs[f"{share:.0%}"], _ = compiled(
-                    value_and_grad(loss, checkpoint=budget), params
-                )
-        if options.measure:
-            seconds = interleaved(
-                {k: functools.partial(program, params) for k, program in programs.items()},
-                options.rounds,
-            )
-            for key in list(programs)[1:]:
-                print(
-                    "  {} of the bytes: {:.2f} × jax.grad's time ({:.2f}–{:.2f})".format(
-                        key, *ratio(seconds, key, "jax.grad")
-                    )
-                )
+        doing(f"compiling jax.grad of {name}")
+        whole = temporary_bytes(compiled(jax.value_and_grad(loss), params)[0])
+        print(f"{name}: jax.grad {whole / MIB:.2f} MiB")
+        if options.least:
+            print(f"  the least {checkpoint.least(loss, params)}")
+        shares = planned(name, loss, params, whole)
+        if options.measure and shares:
+            points[name] = timed(name, loss, params, shares, options.rounds)
+    if points:
+        print(f"see {draw(points, options.write)}")
 
 
 if __name__ == "__main__":

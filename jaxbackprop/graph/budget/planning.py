@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 
 from jaxbackprop.graph.budget.emission import Evaluation
 from jaxbackprop.graph.budget.groups import Groups, form, made_early
@@ -42,11 +43,24 @@ def evaluate(graph: Groups, order: Order, inputs: Sequence[Any]) -> list:
 
 
 def compiled_bytes(graph: Groups, order: Order) -> int:
-    avals = [graph.joint.avals[v] for v in graph.joint.inputs]
-    types = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals]
+    """Temporary bytes of the order's program. A scalar's cotangent is 1 in it, as in a gradient."""
+    joint = graph.joint
+    avals = [joint.avals[v] for v in joint.inputs]
+    seeds = [v in joint.late and a.shape == () for v, a in zip(joint.inputs, avals, strict=True)]
+    types = [
+        jax.ShapeDtypeStruct(a.shape, a.dtype) for a, s in zip(avals, seeds, strict=True) if not s
+    ]
+
+    def run(*given: Any) -> list:
+        rest = iter(given)
+        pairs = zip(avals, seeds, strict=True)
+        return evaluate(
+            graph, order, [jnp.ones((), a.dtype) if s else next(rest) for a, s in pairs]
+        )
+
     nowhere = jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
-    with nowhere if between_devices(graph.joint) else contextlib.nullcontext():
-        program = jax.jit(lambda *inputs: evaluate(graph, order, inputs)).lower(*types).compile()
+    with nowhere if between_devices(joint) else contextlib.nullcontext():
+        program = jax.jit(run).lower(*types).compile()
     return cast(Any, program.memory_analysis()).temp_size_in_bytes
 
 
