@@ -47,7 +47,8 @@ def _points(axes: Axes, kind: str, facts: dict[str, dict]) -> None:
     """What was measured of one kind, with k beside those that have one."""
     color, marker, label = KINDS[kind]
     points = {name: (fact["bytes"] / MIB, fact["ms"]) for name, fact in facts.items()}
-    axes.scatter(*zip(*points.values(), strict=True), color=color, marker=marker, label=label)
+    places = zip(*points.values(), strict=True)
+    axes.scatter(*places, color=color, marker=marker, label=label, zorder=3)
     for name, point in points.items() if kind in ("every", "jax.checkpoint") else ():
         k = "".join(letter for letter in name if letter.isdigit())
         beside = (0, 8 if kind == "jax.checkpoint" else -16)
