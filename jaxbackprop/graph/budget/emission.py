@@ -20,33 +20,41 @@ from jaxbackprop.graph.budget.fusion import LARGE
 from jaxbackprop.graph.budget.groups import Group, Groups
 from jaxbackprop.graph.budget.joint import Operation
 from jaxbackprop.graph.budget.kinds import COLLECTIVE, ON_A_MESH, SHALLOW, STRETCHED, VIEWS
+from jaxbackprop.graph.budget.memory import outliving
+from jaxbackprop.graph.budget.simulation import Order
 from jaxbackprop.graph.walk import evaluate, from_line
+
+FREE = -1  # the time of what was not tied
+RECENT = 4  # values that a tie can be made to
 
 
 class Evaluation:
     """The values of a joint graph, as far as they have been evaluated.
 
-    `far`: the values that are read long after they are made. `loose`: what depends on the inputs
-    alone, and could be made at any time.
+    `loose`: what depends on the inputs alone, and could be made at any time. `bound`: when a value
+    was made of operands that were tied.
     """
 
     def __init__(
-        self, graph: Groups, held: bool, variables: Sequence[int], inputs: Sequence[Any]
+        self, graph: Groups, order: Order, variables: Sequence[int], inputs: Sequence[Any]
     ) -> None:
         self.graph = graph
-        self.held = held
+        self.held = order.held
+        self.outliving = outliving(graph, order.steps) if order.held else set()
         self.values: dict[int, Any] = {}
         self.version: dict[int, int] = {}
         self.ran: set[tuple] = set()
         self.loose = set(graph.joint.inputs)
         self.arguments = set(graph.joint.inputs)
         self.latest: Any = None
+        self.recent: list[tuple[int, Any]] = []
         self.count = 0
         self.burst = 0
         self.alone = False
         self.steps_ran: set[int] = set()
         self.again = False
-        self.bound: set[int] = set()
+        self.bound: dict[int, int] = {}
+        self.time = 0
         self.given(variables, inputs)
 
     def copy(self) -> "Evaluation":
@@ -54,7 +62,7 @@ class Evaluation:
         other = copy.copy(self)
         other.values, other.version = dict(self.values), dict(self.version)
         other.ran, other.loose = set(self.ran), set(self.loose)
-        other.bound = set(self.bound)
+        other.bound = dict(self.bound)
         other.steps_ran = set(self.steps_ran)
         return other
 
@@ -66,22 +74,29 @@ class Evaluation:
     def run(self, steps: Sequence[int]) -> None:
         for step in steps:
             group = self.graph.groups[step]
+            self.time += 1
             self.again = step in self.steps_ran
             if not self.again:
                 self.burst = self.count
             self.steps_ran.add(step)
+            self.latest = self.latest_for(group)
             for index in group.operations:
                 self.operate(index, group)
-            if self.held and group.apart:
+            if group.apart and self.time - 1 in self.outliving:
                 for v in group.writes:
                     self.values[v] = array_of_its_own(self.values[v])
             self.remember(group.writes)
 
     def remember(self, writes: Sequence[int]) -> None:
-        """The latest value that a tie can be made to."""
-        for v in writes:
-            if v not in self.loose and _can_hold(self.values[v]):
-                self.latest = self.values[v]
+        """The latest values that a tie can be made to."""
+        found = [v for v in writes if v not in self.loose and _can_hold(self.values[v])]
+        self.recent = [*self.recent, *((v, self.values[v]) for v in found)][-RECENT:]
+
+    def latest_for(self, group: Group) -> Any:
+        """The latest value, other than what the group reads: with one more reader that would no
+        longer be fused with the group."""
+        others = [value for v, value in self.recent if v not in group.reads]
+        return (others or [value for _, value in self.recent] or [None])[-1]
 
     def operate(self, index: int, group: Group) -> None:
         operation, spread = self.graph.joint.operations[index], index in group.spread
@@ -97,7 +112,7 @@ class Evaluation:
         root = index == group.operations[-1]
         if (
             again
-            and not spread
+            and (not spread or self.bound.get(operation.writes[0]) == self.time - 1)
             and self.is_the_same(operation, not root and index in self.graph.cheap)
         ):
             return
@@ -105,7 +120,7 @@ class Evaluation:
         tied = self.latest is not None and self.held and (spread or again or early)
         if tied:
             inputs = (self.spread if spread else self.tied)(operation, inputs)
-        (self.bound.update if tied else self.bound.difference_update)(operation.writes)
+        self.bound.update(dict.fromkeys(operation.writes, self.time if tied else FREE))
         if self.latest is not None and self.held and root:
             for place in group.copied:
                 inputs[place] = tie(self.latest, inputs[place])
@@ -143,8 +158,9 @@ class Evaluation:
         return v.val if isinstance(v, Literal) else self.values[v]
 
     def is_the_same(self, operation: Operation, cheap: bool) -> bool:
-        """No array of its own: it may as well be read where it was made first."""
-        if self.bound.intersection(operation.writes):
+        """No array of its own: it may as well be read where it was made first; if that was tied,
+        not much later, because what it was tied to stays with it."""
+        if any(FREE < self.bound.get(v, FREE) < self.time - 1 for v in operation.writes):
             return False
         of_arguments = all(v in self.arguments for v in operation.values)
         name = operation.name

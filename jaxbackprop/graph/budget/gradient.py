@@ -46,7 +46,7 @@ def run(f: Callable, leaves: Sequence[Any], bytes: int) -> tuple[Any, Any, Calla
     first = first_back(planned.graph, steps)
     known = len(joint.inputs) - sum(seeded)
     inputs = [one_at_a_time(x) for x in (*consts, *leaves)]
-    evaluation = Evaluation(planned.graph, planned.order.held, joint.inputs[:known], inputs)
+    evaluation = Evaluation(planned.graph, planned.order, joint.inputs[:known], inputs)
     evaluation.run(steps[:first])
     outputs = [evaluation.read(v) for v in joint.outputs[: len(seeded)]]
 

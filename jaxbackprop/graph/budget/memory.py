@@ -67,6 +67,20 @@ def ends(graph: Groups, steps: Sequence[int]) -> dict[Evaluated, int]:
     return last
 
 
+def outliving(graph: Groups, steps: Sequence[int]) -> set[int]:
+    """The times at which a value is made that stays for longer than what it is made from."""
+    last = ends(graph, steps)
+    version: dict[int, int] = {}
+    found = set()
+    for time, step in enumerate(steps):
+        group = graph.groups[step]
+        end = max((last[v, time] for v in group.writes), default=time)
+        if any(last[v, version[v]] < end for v in group.reads if graph.bytes[v]):
+            found.add(time)
+        version.update(dict.fromkeys(group.writes, time))
+    return found
+
+
 def lodging(graph: Groups, steps: Sequence[int]) -> set[Evaluated]:
     """The evaluations that lie where a result comes to lie: the largest first, each in the smallest
     that has room for it."""

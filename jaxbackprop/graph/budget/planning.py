@@ -36,7 +36,7 @@ def between_devices(joint: Joint) -> bool:
 
 def evaluate(graph: Groups, order: Order, inputs: Sequence[Any]) -> list:
     """The outputs of the joint graph, evaluated in an order, by one device alone."""
-    evaluation = Evaluation(graph, order.held, graph.joint.inputs, inputs)
+    evaluation = Evaluation(graph, order, graph.joint.inputs, inputs)
     evaluation.alone = between_devices(graph.joint)
     evaluation.run(order.steps)
     return [evaluation.read(v) for v in graph.joint.outputs]

@@ -9,6 +9,7 @@ from jax import lax
 
 from jaxbackprop.graph.budget.emission import Evaluation
 from jaxbackprop.graph.budget.options import Option
+from jaxbackprop.graph.budget.simulation import plain
 from jaxbackprop.graph.loop import parts
 
 
@@ -25,8 +26,9 @@ def run_ahead(loop: Any, option: Option, inputs: Sequence[Any]) -> list:
 def _ahead(loop: Any, option: Option, consts: list, carry: list, x: list) -> tuple:
     joint = option.ahead.joint
     given = [*loop.closed, *consts, *carry, *x]
-    run = Evaluation(option.ahead, False, joint.inputs[: len(given)], given)
-    run.run(range(len(option.ahead.groups)))
+    order = plain(option.ahead)._replace(held=False)
+    run = Evaluation(option.ahead, order, joint.inputs[: len(given)], given)
+    run.run(order.steps)
     found = [run.read(v) for v in joint.outputs]
     n = len(loop.out_flags)
     return found[: loop.n_carry], (found[loop.n_carry : n], found[n:])
@@ -35,7 +37,7 @@ def _ahead(loop: Any, option: Option, consts: list, carry: list, x: list) -> tup
 def _back(loop: Any, option: Option, consts: list, x: list, kept: list, cts: list) -> list:
     joint = option.back.joint
     given = [*loop.closed, *consts, *x, *kept, *cts]
-    run = Evaluation(option.back, option.order.held, joint.inputs, given)
+    run = Evaluation(option.back, option.order, joint.inputs, given)
     run.run(option.order.steps)
     found = iter([run.read(v) for v in joint.outputs])
     return [next(found) if flag else None for flag in loop.flags]
