@@ -177,7 +177,7 @@ TWO = [*among(2), "--run-dir", "/nowhere"]
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ([*TWO, "--devices", 2, "--process-id", 1, "--patience", 0], "Connection refused"),
+        ([*TWO, "--devices", 2, "--process-id", 1, "--patience", 1], "Connection refused"),
         ([*TWO, "--devices", 3, "--batch", 30], "not a multiple of --num-processes 2"),
         ([*TWO[:-2], "--devices", 2], "--num-processes above 1 needs --run-dir"),
         (["--devices", 5], "--batch is 32, not a multiple of --devices 5"),
