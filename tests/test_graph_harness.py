@@ -44,10 +44,11 @@ def test_what_is_refused_is_named(outcomes):
 
 
 def test_second_derivatives_in_all_four_nestings_are_jaxs():
-    """By default of some; of the harnesses in two precisions, which are the same operations."""
+    """By default of three; of the harnesses in two precisions, which are the same operations."""
     single = [h for h in harnesses() if np.dtype(h.dtype) in (np.float32, np.complex64)]
+    few = ("eigh", "cumprod", "dot_general")
     found = []
-    for harness in single if ALL else [h for h in sample(1) if h in single][::12]:
+    for harness in single if ALL else [h for h in sample(1) if h.group_name in few]:
         let_go_if_full()
         found += judge_twice(harness)
     print("\n" + report(found))

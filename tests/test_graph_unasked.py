@@ -76,6 +76,9 @@ STRUCTURES = {
     "shard_map": lambda f, x: sharded(f)(x),
 }
 
+# Outside of jit what holds a graph is compiled by itself: these are, in one way each.
+EAGER = ("jit", "checkpoint with a policy", "cond", "slices of a scan", "shard_map")
+
 
 def agrees(f, ours=grad, eager=False):
     right, found = jax.jit(lambda x: (jax.grad(f)(x), ours(f)(x)))(X)
@@ -88,10 +91,11 @@ def agrees(f, ours=grad, eager=False):
 def test_what_nobody_asks_for_changes_nothing(structure, slope):
     if structure == "shard_map" and slope == "no way back":
         pytest.skip("jax itself has no loop of unknown length on what a shard_map divides")
-    assert agrees(lambda x: STRUCTURES[structure](SLOPES[slope], x)[0].sum(), eager="inf" in slope)
+    eager = slope == "an infinite slope" and structure in EAGER
+    assert agrees(lambda x: STRUCTURES[structure](SLOPES[slope], x)[0].sum(), eager=eager)
 
 
-@pytest.mark.parametrize("structure", ["jit", "cond", "slices of a scan", "a scan in a checkpoint"])
+@pytest.mark.parametrize("structure", ["cond", "slices of a scan"])
 def test_zeros_that_nobody_asks_for_would_be_seen(structure):
     """A wrong version: the gradient is that of used + 0 · unused."""
 
