@@ -160,6 +160,7 @@ BESIDE = {
     )[0],
     "a static number of turns": lambda x: lax.fori_loop(0, 3, lambda i, c: jnp.sin(c) + i, x),
     "a root": root,
+    "what a sort takes along": lambda x: lax.sort((x, jnp.sqrt(x - x)), num_keys=1)[0] * Y,
 }
 
 

@@ -15,7 +15,7 @@ def add_along(x, places, ct, axis):
     return jnp.zeros_like(x).at[tuple(index)].add(ct)
 
 
-@rule("sort")
+@rule("sort", zeros=False)
 def sort(cts, outs, *xs, dimension, is_stable, num_keys):
     place = lax.broadcasted_iota(jnp.int32, xs[0].shape, dimension)
     *_, source = lax.sort((*xs, place), dimension=dimension, is_stable=True, num_keys=num_keys)
