@@ -123,16 +123,16 @@ def scatter_mul(
     """To x the factors it met; to a factor what it met, which must be x alone."""
     (ct,) = cts
 
+    def to_x():
+        unique = {"unique_indices": unique_indices}
+        return lax.scatter_mul(ct, indices, updates, dimension_numbers, mode=mode, **unique)
+
     def to_updates():
         if not unique_indices:
             raise UnsupportedPrimitive("no rule for 'scatter-mul' without unique_indices=True")
         return _read(ct * x, indices, updates, dimension_numbers, mode)
 
-    return (
-        lambda: lax.scatter_mul(ct, indices, updates, dimension_numbers, mode=mode),
-        None,
-        to_updates,
-    )
+    return (to_x, None, to_updates)
 
 
 @rule("scatter-max", "scatter-min")

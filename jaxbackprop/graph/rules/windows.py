@@ -129,7 +129,8 @@ class Windows(NamedTuple):
 def _extremes(x, select_prim, windows):
     """The largest number of each window where the selection is ≥, the smallest where it is ≤."""
     worst, reducer = (-jnp.inf, lax.max) if select_prim.name == "ge" else (jnp.inf, lax.min)
-    return lax.reduce_window(x, jnp.asarray(worst, x.dtype), reducer, *windows)
+    held = lax.stop_gradient(x)  # they are only compared with
+    return lax.reduce_window(held, jnp.asarray(worst, x.dtype), reducer, *windows)
 
 
 def _hits(x, out, windows):
