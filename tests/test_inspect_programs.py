@@ -28,10 +28,13 @@ def same(found, expected, rtol=1e-3) -> bool:
 @pytest.mark.parametrize("seed", range(SEED, SEED + COUNT))
 def test_a_program_is_looked_into_and_its_gradients_are_jaxs(seed):
     each = program(seed)
+    try:
+        value, gradients = jax.value_and_grad(each.f, (0, 1))(*each.args)
+    except Exception as error:
+        pytest.skip(f"jax itself refuses it: {error!r}: {each.description}")
     found = inspect(each.f, argnums=(0, 1))(*each.args)
     assert str(found)
     assert all(repr(record) for record in found)
-    value, gradients = jax.value_and_grad(each.f, (0, 1))(*each.args)
     assert same(found.value, value), each.description
     for g, ĝ in zip(jax.tree.leaves(found.gradients), jax.tree.leaves(gradients), strict=True):
         assert isinstance(g, Unknown) or same(g, ĝ), each.description

@@ -86,6 +86,22 @@ def lengths(x):
     return jax.lax.scan(lambda c, row: (c + length(row), None), 0.0, jnp.stack([x, x - X]))[0]
 
 
+MESH = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("d",))
+ALONG = jax.sharding.PartitionSpec("d")
+
+
+def on_devices(masked):
+    """1/√, of what a mask without harm leaves."""
+
+    def body(x):
+        kept = jnp.where(x > -9, x, jnp.log(x - x)) if masked else x
+        size = jnp.sqrt(kept * kept)
+        return size + jax.lax.psum(1 / jnp.sum(size + masked), "d")
+
+    mapped = jax.shard_map(body, mesh=MESH, in_specs=ALONG, out_specs=ALONG)
+    return lambda x: jnp.sum(mapped(x))
+
+
 ROWS = jnp.array([[0.0, 0.0, 0.0], [1.0, 0.5, 0.1], [0.2, 0.1, 0.0]])
 MASK = jnp.array([[True, False, True], [False, False, False]])
 TRAPS = {
@@ -101,6 +117,8 @@ TRAPS = {
     "given, beside the parameters": (lambda w, x: jnp.sum(w @ x), (W, X.at[1].set(jnp.nan))),
     "in a rule of one's own": (lambda x: jnp.sum(jax.jit(size)(x - X)), (X,)),
     "in a backward rule of one's own": (lengths, (X,)),
+    "on a device, forward": (on_devices(False), (0 * X,)),
+    "on a device, backward": (on_devices(True), (X - X[0],)),
     "with a repair of the line of its caller": (lambda x: jnp.sum(jnp.linalg.norm(x - X)), (X,)),
     "in nested scans, computed again": (in_nested_scans, (W, X)),
 }
@@ -128,6 +146,16 @@ def test_in_a_backward_rule_it_is_the_rules_own_line():
     assert (found.operation, found.direction, found.scan_steps) == ("div", "backward", (1,))
     assert found.line.text.startswith("return (ct * masked / size,)")
     assert "value           nan" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("masked", "direction", "line"),
+    [(False, "forward", "return size + "), (True, "backward", "size = jnp.sqrt(")],
+)
+def test_on_a_device_it_is_the_bodys_own_line(masked, direction, line):
+    found = locate(on_devices(masked))((X - X[0]) * masked)
+    assert (found.operation, found.direction) == ("div", direction)
+    assert found.line.text.startswith(line)
 
 
 SOUND = {

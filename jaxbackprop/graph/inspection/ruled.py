@@ -1,4 +1,4 @@
-"""A backward rule of one's own, looked into: what it does with the gradients that arrive."""
+"""A backward rule of one's own, or a shard_map's, looked into: what it makes of what arrives."""
 
 from typing import Any
 
@@ -6,9 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxbackprop.graph.custom import custom_vjp
+from jaxbackprop.graph.devices import shard_map
 from jaxbackprop.graph.inspection.laying import run
 from jaxbackprop.graph.inspection.steps import Ends, Graph, Log, Step, Value
 from jaxbackprop.graph.walk import Tape
+
+RECORDERS = {"custom_vjp_call": custom_vjp, "shard_map": shard_map}
 
 
 def inside_the_rule(step: Step, operand: int) -> Graph | None:
@@ -17,15 +20,16 @@ def inside_the_rule(step: Step, operand: int) -> Graph | None:
     None where the operation has no such rule. The rule is asked once more, outside of the walk, in
     which all that it does would have the line of the call.
     """
-    if step.equation.primitive.name != "custom_vjp_call":
+    rule_of = RECORDERS.get(step.equation.primitive.name)
+    if rule_of is None:
         return None
-    inputs = [v.array for v in step.invars]
-    _, pull = custom_vjp(step.equation, inputs, [v.active for v in step.invars])
+    inputs, active = [v.array for v in step.invars], [v.active for v in step.invars]
     arrived = [ct is not None for ct in step.cts]
     finite = [jnp.where(jnp.isfinite(ct), ct, 1) for ct in step.cts if ct is not None]
 
     def rule(*given: Any) -> Any:
         cts = iter(given)
+        _, pull = rule_of(step.equation, inputs, active)  # what it keeps, too, may be the cause
         return pull([next(cts) if own else None for own in arrived])[operand]
 
     closed = jax.make_jaxpr(rule)(*finite)
