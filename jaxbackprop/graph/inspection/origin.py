@@ -32,9 +32,10 @@ class Origin:
     what it sends back to `operand` is not, or where it stands in a backward rule (custom_vjp), and
     `operand` is None. `operands`, `local_gradient` and `gradient`, the one that arrives from above,
     are the numbers at the `entry` where the operation goes entry by entry, and whole arrays
-    elsewhere; of an operation on a device there are none. Numbers that were given have the direction "given", and no line.
-    `reaches` names the results that are not finite because of it. `repair` is what to write
-    instead, where that is known; `scope` the names that it stands in, of flax linen's modules too.
+    elsewhere; of an operation on a device there are none. Numbers that were given have the
+    direction "given", and no line. `reaches` names the results that are not finite because of it.
+    `repair` is what to write instead, where that is known; `scope` the names that it stands in, of
+    flax linen's modules too.
     """
 
     direction: str
