@@ -30,7 +30,7 @@ from parts.progress import doing, told
 from jaxbackprop import checkpoint, value_and_grad
 
 MIB = 2**20
-SHARES = (1.0, 0.5, 0.25, 0.15, 0.05)
+SHARES = (1.0, 0.5, 0.25, 1 / 7, 0.05)
 
 
 Name = Literal["transformer", "scanned", "CNN", "MLP", "LSTM", "U"]
