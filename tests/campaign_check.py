@@ -25,6 +25,7 @@ KINDS = of_kind(*SMOOTH, "kinked", "random", "stopped", "integers")
 # What out-of-bounds indices read is clamped, but jax drops their gradients: no slope of f.
 KINDS -= {"while_stopped", "out_of_bounds"}
 RULED_EVERY = 3
+ROUNDING = 1e-6  # of gradients summed from numbers of the size of 1, in float32
 
 
 def scaled(draw, leaf):
@@ -76,7 +77,7 @@ def trial(seed: int, spoil: Callable | None = None) -> Trial:
     wrong = fault(draw, leaves[k])
     whole = np.linalg.norm([np.linalg.norm(leaf) for leaf in leaves])
     above = np.linalg.norm(wrong - leaves[k])
-    if not above > max(5e-3 * np.linalg.norm(leaves[k]), 1e-3 * whole):
+    if not above > max(5e-3 * np.linalg.norm(leaves[k]), 1e-3 * whole, ROUNDING):
         return Trial(each, alarm, None, False)
     gradient = jax.tree.unflatten(tree, [*leaves[:k], wrong, *leaves[k + 1 :]])
     return Trial(each, alarm, fault.__name__, bool(_verdict(slopes, moves, gradient)))
