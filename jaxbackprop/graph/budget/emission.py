@@ -164,7 +164,8 @@ class Evaluation:
             return False
         of_arguments = all(v in self.arguments for v in operation.values)
         name = operation.name
-        return cheap or name in STRETCHED or (name in VIEWS and of_arguments)
+        seen = name in VIEWS and (name != "transpose" or of_arguments)
+        return cheap or seen or name in STRETCHED
 
     def is_large(self, operation: Operation) -> bool:
         return sum(size(self.graph.joint.avals[v]) for v in operation.writes) >= LARGE
