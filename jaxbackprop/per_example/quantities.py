@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxbackprop.graph import unformed
@@ -131,7 +132,7 @@ def clipped_mean(
 
 def weighted_mean(
     f: Cost,
-    weights: Float[Array, " m"],
+    weights: Float[Array | np.ndarray, " m"],
     *,
     microbatch: int | None = None,
     checkpoint: Room = None,
