@@ -125,7 +125,11 @@ def inside(f, primals, gradients):
 
 def of_jax(harness, f, primals):
     """jax.vjp's gradients, in one program: ours are those of an eager call."""
-    return jax.jit(lambda *xs: inside(f, xs, gradients(jax.vjp, for_jax(harness, f), xs)))(*primals)
+    return jax.jit(functools.partial(of_jax_eagerly, harness, f))(*primals)
+
+
+def of_jax_eagerly(harness, f, *primals):
+    return inside(f, primals, gradients(jax.vjp, for_jax(harness, f), primals))
 
 
 def agree(ours, reference, truth) -> bool:
@@ -184,6 +188,8 @@ def judge(harness, transform=vjp) -> Outcome:
 
     if agree(ours, reference, truth):
         return outcome(SAME)
+    if agree(ours, of_jax_eagerly(harness, f, *primals), truth):
+        return outcome(SAME, "jax's program chooses otherwise among equal numbers")
     if refuted(harness, jax.vjp) and not refuted(harness, transform):
         return outcome(SAME, "jax's gradient is not that of the function")
     return outcome(WRONG, "another value")
