@@ -13,8 +13,8 @@ from jaxbackprop.network import Layer, Params
 from jaxbackprop.refusals import entries_of
 
 STACKED_RUN = 16  # shorter runs of equal layers are quicker unrolled than scanned
-# Layers one by one need half of the memory, and from about 100 units on no more time; their program
-# takes seconds to compile where they are more than these: scripts/depth_form.py.
+# Layers one by one need half of the memory, and wide ones less time; from so many on their program
+# takes seconds to compile: scripts/depth_form.py.
 LONG_RUN = 100
 
 
