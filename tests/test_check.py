@@ -536,6 +536,20 @@ def test_the_bits_of_a_number_are_no_decision():
     assert not check_gradients(each.f, *each.args, gradient=0 * each.args[0]).ok
 
 
+def test_what_cancels_to_zero_by_rounding_decides_as_it_does_in_float32():
+    less = lambda v: jnp.sqrt(1 + v * v) - 1  # noqa: E731
+    f = lambda v: jnp.sum(jnp.where(less(v) == 0, 3 * v, v))  # noqa: E731
+    v = jnp.array([1e-5, 0.4, 0.7])
+    result = check_gradients(f, v)
+    assert result.ok, result
+    assert "f decides otherwise in float32 than in float64" in str(result)
+    assert check_gradients(f, v, gradient=[1.0, 1, 1]).ok  # of f without rounding
+    for wrong in ([2.0, 1, 1], [3, 1, 1.01], [3, 1, 3]):
+        assert not check_gradients(f, v, gradient=wrong).ok
+    at_zero = jnp.zeros(3)  # decided alike in both: no excuse
+    assert not check_gradients(lambda v: jnp.sum(jnp.where(v == 0, 0 * v, jnp.sin(v))), at_zero).ok
+
+
 def test_a_staircase_wider_than_its_differences_is_told_from_a_slope():
     each = build((("jit", (("scan", ("frexp",)),)),), 60074)
     assert check_gradients(each.f, *each.args).ok

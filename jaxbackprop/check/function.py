@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.check.arguments import Moving
+from jaxbackprop.check.contents import coarsest, made_of
 from jaxbackprop.check.leaves import FLOATING, dtype_name, eps, host
 from jaxbackprop.check.traced import Traced, along_lines, is_settled, own_value, traced
-from jaxbackprop.check.widened import CALLBACKS, coarsest, made_of
+from jaxbackprop.check.widened import CALLBACKS, Decisions, decides
 
 CALLS, SECONDS = 8, 0.5  # f is called again so often, or so long, to see that it does not change
 NOTES = {
@@ -37,6 +38,7 @@ class Flat(NamedTuple):
     graph: Any = None  # f's own, where jax can trace it
     inside: float = 0.0  # eps of the coarsest numbers in the graph
     shaken: Callable[[], Along] | None = None  # as if every result had been rounded otherwise
+    turned: Callable[[], "Flat"] | None = None  # f's own decisions where float64's are others
 
 
 class Refused(ValueError):
@@ -104,21 +106,31 @@ def _again(call: Callable[[], Any]) -> tuple[float, str]:
 
 def _of_graph(graph: Any, moving: Moving, own: float) -> Flat:
     x, kind = moving.flat(), str(graph.out_avals[0].dtype)
-    decided, along = False, along_lines(graph, moving, decided=False)
+    decided, along = Decisions.NONE, along_lines(graph, moving, Decisions.NONE)
     cost = value_at(along, x)
     notes = [note for name, note in NOTES.items() if name in made_of(graph)]
     if not same(cost, own, kind):
-        held = along_lines(graph, moving, decided=True)
+        held = along_lines(graph, moving, Decisions.ALL)
         again = value_at(held, x)
         if abs(again - own) < abs(cost - own) / 2:  # a decision, not rounding
-            decided, along, cost = True, held, again
+            decided, along, cost = Decisions.ALL, held, again
             notes.append("what f decides (comparisons, integer casts, steps) is held as it is in "
                 f"{kind}: float64 decides otherwise")  # fmt: skip
     inside = coarsest(graph)
     if inside > max(eps(kind), *(eps(dtype_name(v)) for v in moving.leaves)):
         notes.append(f"f computes with numbers of eps {inside:.2g} inside: it is held to these")
     shaken = functools.cache(lambda: along_lines(graph, moving, decided, shaken=True))
-    return Flat(x, cost, "float64", tuple(notes), along, graph, inside, shaken)
+    flat = Flat(x, cost, "float64", tuple(notes), along, graph, inside, shaken)
+    if decided is Decisions.ALL or not decides(graph):
+        return flat
+    return flat._replace(turned=functools.cache(lambda: _turned(flat, moving)))
+
+
+def _turned(flat: Flat, moving: Moving) -> Flat:
+    """f with its own decisions, where those of float64 are others at the arguments."""
+    along = along_lines(flat.graph, moving, Decisions.TURNED)
+    shaken = functools.cache(lambda: along_lines(flat.graph, moving, Decisions.TURNED, shaken=True))
+    return flat._replace(cost=value_at(along, flat.x), along=along, shaken=shaken)
 
 
 def value_at(along: Along, x: np.ndarray) -> float:

@@ -17,14 +17,53 @@ FEW = 8  # directions that tell whether rounding can explain an error at all
 
 def judged(measured: Measured, gradient: list[Named]) -> list[Leaf]:
     """What the slopes say of the gradient: what fails may be wrong by rounding alone."""
-    flat, probes, scatter = measured
+    flat, probes, _ = measured
     idle, whole = _idle(flat, probes), whole_size(probes)
     pairs = zip(probes, gradient, strict=True)
     leaves = [_leaf(probe, leaf.values, whole, k in idle) for k, (probe, leaf) in enumerate(pairs)]
-    for k, leaf in enumerate(leaves):
-        if leaf.distance > leaf.bound:
-            leaves[k] = _conditioned(leaf, probes[k], flat, scatter)
-    return leaves
+    return [
+        _excused(leaf, probe, measured, whole) if leaf.distance > leaf.bound else leaf
+        for leaf, probe in zip(leaves, probes, strict=True)
+    ]
+
+
+def _excused(leaf: Leaf, probe: Probe, measured: Measured, whole: float) -> Leaf:
+    """What rounding explains: as it is, or by a decision that it has turned."""
+    flat, _, scatter = measured
+    leaf = _conditioned(leaf, probe, flat, scatter)
+    if leaf.ok or flat.turned is None:
+        return leaf
+    return _turned(leaf, probe, measured._replace(flat=flat.turned()), whole)
+
+
+def _turned(leaf: Leaf, probe: Probe, own: Measured, whole: float) -> Leaf:
+    """The leaf held to f with its own decisions where that makes it right; else as it is.
+
+    A sum that cancels to 0 in float32 does not in float64: what f does at 0 is then its gradient,
+    and not what it does beside.
+    """
+    flat, _, scatter = own
+    gap, order = _gap(leaf, probe)
+    few = order[:FEW]
+    there = _slopes(flat, probe, few, scatter).value
+    if not np.linalg.norm(probe.along(leaf.candidate)[few] - there) < np.linalg.norm(gap[few]) / 2:
+        return leaf
+    probe = probe._replace(slopes=_slopes(flat, probe, np.arange(len(gap)), scatter))
+    other = _leaf(probe, leaf.candidate, whole, leaf.idle)
+    other = other if other.ok else _conditioned(other, probe, flat, scatter)
+    return dataclasses.replace(other, turned=True) if other.ok else leaf
+
+
+def _gap(leaf: Leaf, probe: Probe) -> tuple[np.ndarray, np.ndarray]:
+    """How far the gradient is from each slope, and in which order: the farthest first."""
+    gap = np.abs(probe.along(leaf.candidate) - probe.slopes.value)
+    return gap, np.argsort(-np.nan_to_num(gap))
+
+
+def _slopes(flat: Flat, probe: Probe, which: np.ndarray, scatter: float) -> differences.Slopes:
+    """Of f along some of the probe's directions."""
+    rows = lambda ks: probe.rows(which[ks])  # noqa: E731
+    return differences.slopes(flat, rows, len(which), scatter, probe.tolerance / 20)
 
 
 def _idle(flat: Flat, probes: list[Probe]) -> set[int]:
@@ -90,8 +129,7 @@ def _conditioned(leaf: Leaf, probe: Probe, flat: Flat, scatter: float) -> Leaf:
     moved = flat.x * (1 + eps(leaf.dtype) * signs)
     along = flat.shaken() if flat.shaken else flat.along
     nearby = flat._replace(x=moved, cost=value_at(along, moved), along=along)
-    gap = np.abs(probe.along(leaf.candidate) - probe.slopes.value)
-    order = np.argsort(-np.nan_to_num(gap))
+    gap, order = _gap(leaf, probe)
     if len(order) > FEW:
         few = order[:FEW]
         if 24 * _change(nearby, probe, few, scatter) < np.linalg.norm(gap[few]):
@@ -102,8 +140,7 @@ def _conditioned(leaf: Leaf, probe: Probe, flat: Flat, scatter: float) -> Leaf:
 
 def _change(nearby: Flat, probe: Probe, which: np.ndarray, scatter: float) -> float:
     """How much these slopes are others nearby, where both settle."""
-    rows = lambda ks: probe.rows(which[ks])  # noqa: E731
-    there = differences.slopes(nearby, rows, len(which), scatter, probe.tolerance / 20)
+    there = _slopes(nearby, probe, which, scatter)
     here = differences.Slopes(*(values[which] for values in probe.slopes))
     settled = ~(
         differences.unsettled(there, 0.0)

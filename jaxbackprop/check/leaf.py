@@ -25,6 +25,7 @@ class Leaf:
     undecided: tuple[str, ...] = ()  # whose slopes do not settle: neither right nor wrong
     kinks: tuple[tuple[str, float, float, float], ...] = ()  # place, value, one-sided slopes
     idle: bool = False  # f does not depend on it
+    turned: bool = False  # held to f with decisions that float64 takes otherwise
 
     @property
     def found(self) -> np.ndarray:

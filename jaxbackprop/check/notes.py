@@ -3,11 +3,11 @@
 import numpy as np
 
 from jaxbackprop.check import differences
+from jaxbackprop.check.contents import made_of
 from jaxbackprop.check.function import Flat
 from jaxbackprop.check.leaf import Leaf
 from jaxbackprop.check.leaves import eps
 from jaxbackprop.check.probing import Measured, Probe, at_kinks, share, whole_size
-from jaxbackprop.check.widened import made_of
 
 SHOWN = 4  # of many alike
 SPECTRAL = {"eigh", "eig", "svd", "schur"}
@@ -20,6 +20,7 @@ def notes(measured: Measured, leaves: list[Leaf]) -> tuple[str, str]:
 def _differences(flat: Flat, leaves: list[Leaf], scatter: float) -> str:
     """How the differences were taken."""
     text = [f"differences: in {flat.dtype}, of f = {flat.cost:.6g} ± {scatter:.1g}", *flat.notes]
+    text += [_turned(leaf) for leaf in leaves if leaf.turned]
     between = [kink for leaf in leaves for kink in leaf.kinks]
     text += [_kink(*kink) for kink in between[:SHOWN]]
     if len(between) > SHOWN:
@@ -28,6 +29,13 @@ def _differences(flat: Flat, leaves: list[Leaf], scatter: float) -> str:
         shown = ", ".join(open_[:SHOWN]) + (", …" if len(open_) > SHOWN else "")
         text.append(f"no slope that settles, {_cause(flat)}: {shown}")
     return "\n".join(text)
+
+
+def _turned(leaf: Leaf) -> str:
+    return (
+        f"{leaf.name}: f decides otherwise in {leaf.dtype} than in float64, by rounding (a "
+        "comparison, an integer): right for what it decides"
+    )
 
 
 def _kink(name: str, value: float, low: float, high: float) -> str:

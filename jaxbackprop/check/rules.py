@@ -11,11 +11,12 @@ import numpy as np
 
 from jaxbackprop.check.arguments import moving
 from jaxbackprop.check.compare import Comparison
+from jaxbackprop.check.contents import graphs_in
 from jaxbackprop.check.gradients import check_gradients
 from jaxbackprop.check.progress import progress
 from jaxbackprop.check.report import wrapped
 from jaxbackprop.check.visiting import Given, Place, has_rule, visit_graph
-from jaxbackprop.check.widened import evaluate_wide, graphs_in, wide
+from jaxbackprop.check.widened import evaluate_wide, wide
 from jaxbackprop.graph.lines import where
 from jaxbackprop.graph.walk import evaluate, is_real
 
@@ -251,8 +252,7 @@ def _along(closed: Any, xs: list, own: list, us: list) -> tuple[Any, Any]:
     found = []
     for h in STEPS:
         ahead, behind = (
-            evaluate_wide(closed, _shifted(xs, sign * h, us), own, decided=False)[0]
-            for sign in (1, -1)
+            evaluate_wide(closed, _shifted(xs, sign * h, us), own)[0] for sign in (1, -1)
         )
         found.append((ahead - behind) / (2 * h))
     return (16 * found[1] - found[0]) / 15, jnp.abs(found[1] - found[0])

@@ -12,8 +12,9 @@ from jax.extend.core import Literal
 from jax.lax import GatherScatterMode
 
 from jaxbackprop.check.arguments import Moving
+from jaxbackprop.check.contents import graphs_in, made_of
 from jaxbackprop.check.visiting import Given, Place, visit_graph
-from jaxbackprop.check.widened import CALLS, graphs_in, made_of
+from jaxbackprop.check.widened import CALLS
 from jaxbackprop.graph.dependence import open_jaxpr
 from jaxbackprop.graph.lines import Line, where
 

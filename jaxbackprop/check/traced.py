@@ -13,7 +13,8 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from jaxbackprop.check.arguments import Moving, copied
-from jaxbackprop.check.widened import evaluate_wide, graphs_in, wide
+from jaxbackprop.check.contents import graphs_in
+from jaxbackprop.check.widened import Decisions, evaluate_wide, wide
 from jaxbackprop.graph.dependence import open_jaxpr
 
 STEPS_AT_ONCE = 6
@@ -103,7 +104,7 @@ def transformed(transform: Callable, of: Callable, leaves: list) -> Any:
 
 
 def along_lines(
-    graph: ClosedJaxpr, moving: Moving, decided: bool, shaken: bool = False
+    graph: ClosedJaxpr, moving: Moving, decided: Decisions, shaken: bool = False
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """(x, u, t) ↦ f(x + t u) for each line u (c, n) and its steps t (c, s), and t as x lets it be.
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxbackprop.check.widened import CALLS, SILENT, graphs_in
+from jaxbackprop.check.contents import graphs_in
+from jaxbackprop.check.widened import CALLS, SILENT
 from jaxbackprop.graph.dependence import open_jaxpr
 from jaxbackprop.graph.loop import lengths, parts
 from jaxbackprop.graph.rules.table import FLAT

@@ -11,12 +11,12 @@ import numpy as np
 from jaxbackprop import graph as wing
 from jaxbackprop.check.arguments import Moving, moving
 from jaxbackprop.check.compare import Comparison, compare
+from jaxbackprop.check.contents import graphs_in
 from jaxbackprop.check.gradients import check_gradients
 from jaxbackprop.check.report import wrapped
 from jaxbackprop.check.rules import Use, doubt, scalar
 from jaxbackprop.check.traced import transformed
 from jaxbackprop.check.visiting import Given, Place, has_rule, visit_graph
-from jaxbackprop.check.widened import graphs_in
 from jaxbackprop.graph.lines import where
 
 TRANSFORMS = {"jax.grad": jax.grad, "jaxbackprop.grad": wing.grad}

@@ -7,6 +7,7 @@ and stay what they are. What the graph stops, and where asked what it decides, i
 its own precision at the arguments themselves.
 """
 
+import enum
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal
 
+from jaxbackprop.check.contents import graphs_in, made_of
 from jaxbackprop.graph.dependence import open_jaxpr
 from jaxbackprop.graph.loop import lengths, parts
 from jaxbackprop.graph.rules.table import COMPARISONS, STEPS
@@ -41,28 +43,45 @@ HELD = {"stop_gradient", "random_gamma"}
 REFINED = 6  # times: each gains three digits at steps of 1e-3
 
 
-class Pair(NamedTuple):
-    """A number in float64 that moves, and as the graph itself has it at the arguments: None where
-    nothing is held."""
+class Decisions(enum.Enum):
+    """Which of f's decisions are held as its own precision takes them at the arguments."""
+
+    NONE = enum.auto()
+    TURNED = enum.auto()  # those that float64 takes otherwise there
+    ALL = enum.auto()
+
+
+class Numbers(NamedTuple):
+    """A number in float64 that moves; as the graph itself has it at the arguments, None where
+    nothing is held; and in float64 at the arguments, None where that is not asked for."""
 
     high: Any
     low: Any
+    still: Any
 
 
 class Held(NamedTuple):
     """What is held at the arguments: what f stops or draws by them, and what it decides."""
 
     stopped: bool
-    decided: bool
+    decided: Decisions
     shaken: Iterator[int] | None  # a number for each operation: its results are rounded otherwise
 
     @property
     def anything(self) -> bool:
-        return self.stopped or self.decided
+        return self.stopped or self.decided is not Decisions.NONE
+
+    @property
+    def still(self) -> bool:
+        return self.decided is Decisions.TURNED
 
 
 def evaluate_wide(
-    closed: ClosedJaxpr, args: Sequence, at: Sequence, decided: bool, shaken: bool = False
+    closed: ClosedJaxpr,
+    args: Sequence,
+    at: Sequence,
+    decided: Decisions = Decisions.NONE,
+    shaken: bool = False,
 ) -> list:
     """The outputs of the graph at float64 args; what is held is held at `at`, the own arguments.
 
@@ -70,37 +89,21 @@ def evaluate_wide(
     To be traced or run with float64 enabled.
     """
     held = Held(bool(made_of(closed) & HELD), decided, itertools.count() if shaken else None)
-    lows = at if held.anything else [None] * len(args)
-    pairs = [Pair(*both) for both in zip(args, lows, strict=True)]
-    return [pair.high for pair in _run(closed, pairs, held)]
+    numbers = [_numbers(high, low, held) for high, low in zip(args, at, strict=True)]
+    return [given.high for given in _run(closed, numbers, held)]
 
 
-def made_of(inner: Any) -> set[str]:
-    """The names of all primitives in a graph."""
-    names = set()
-    for equation in open_jaxpr(inner)[0].eqns:
-        names |= {equation.primitive.name}.union(*map(made_of, graphs_in(equation)))
-    return names
+def _numbers(high: Any, low: Any, held: Held) -> Numbers:
+    """`low` is what the graph itself has at the arguments."""
+    return Numbers(high, low if held.anything else None, wide(low) if held.still else None)
 
 
-def coarsest(inner: Any) -> float:
-    """The largest eps of the floating point numbers in a graph."""
-    worst = 0.0
-    for equation in open_jaxpr(inner)[0].eqns:
-        for v in equation.outvars:
-            kind = getattr(v.aval, "dtype", np.dtype(int))
-            if jnp.issubdtype(kind, jnp.floating):
-                worst = max(worst, float(jnp.finfo(kind).eps))
-        worst = max([worst, *map(coarsest, graphs_in(equation))])
-    return worst
-
-
-def graphs_in(equation: Any) -> list:
-    """The graphs among an equation's parameters."""
-    leaves = jax.tree.leaves(
-        list(equation.params.values()), is_leaf=lambda p: isinstance(p, Jaxpr | ClosedJaxpr)
+def decides(inner: Any) -> bool:
+    """Is there a decision in a graph?"""
+    return any(
+        _decides(equation) or any(map(decides, graphs_in(equation)))
+        for equation in open_jaxpr(inner)[0].eqns
     )
-    return [p for p in leaves if isinstance(p, Jaxpr | ClosedJaxpr)]
 
 
 def wide(x: Any) -> Any:
@@ -115,15 +118,15 @@ def wide_type(kind: Any) -> Any:
     return jnp.complex128 if jnp.issubdtype(kind, jnp.complexfloating) else jnp.float64
 
 
-def _run(inner: Any, args: Sequence[Pair], held: Held) -> list[Pair]:
+def _run(inner: Any, args: Sequence[Numbers], held: Held) -> list[Numbers]:
     jaxpr, consts = open_jaxpr(inner)
 
     def fixed(x):
-        return Pair(wide(x), x if held.anything else None)
+        return _numbers(wide(x), x, held)
 
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*map(fixed, consts), *args), strict=True))
 
-    def read(v: Any) -> Pair:
+    def read(v: Any) -> Numbers:
         aval: Any = v.aval
         return fixed(np.asarray(v.val, aval.dtype)) if isinstance(v, Literal) else values[v]
 
@@ -135,29 +138,42 @@ def _run(inner: Any, args: Sequence[Pair], held: Held) -> list[Pair]:
     return [read(v) for v in jaxpr.outvars]
 
 
-def _operation(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
-    name, params = equation.primitive.name, equation.params
-    if name in SILENT:
+def _operation(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers]:
+    if equation.primitive.name in SILENT:
         return []
-    lows = _bind(equation, [pair.low for pair in inputs], params) if held.anything else None
-    highs = [pair.high for pair in inputs]
-    if lows is not None and (
-        (held.stopped and name == "stop_gradient") or (held.decided and _decides(equation))
-    ):
+    lows = stills = [None] * len(equation.outvars)
+    if held.anything:
+        lows = _bind(equation, [given.low for given in inputs], equation.params)
+    highs = _high(equation, [given.high for given in inputs], inputs, lows, held)
+    if held.still:
+        at_rest = held._replace(shaken=None)
+        stills = _high(equation, [given.still for given in inputs], inputs, lows, at_rest)
+    if held.decided is not Decisions.NONE and _decides(equation):
+        own = [wide(low) for low in lows]
+        free = zip(stills, own, highs, strict=True)
+        highs = [jnp.where(still == x, high, x) for still, x, high in free] if held.still else own
+        stills = own if held.still else stills
+    return [Numbers(*three) for three in zip(highs, lows, stills, strict=True)]
+
+
+def _high(equation: Any, highs: list, inputs: list[Numbers], lows: list, held: Held) -> list:
+    """The outputs in float64, where the inputs are `highs`."""
+    name = equation.primitive.name
+    if held.stopped and name == "stop_gradient":
         found = [wide(low) for low in lows]
-    elif name == "random_gamma" and lows is not None:
-        found = [_drawn(inputs[1], lows[0], params["log_space"])]
+    elif name == "random_gamma" and held.anything:
+        found = [_drawn(inputs[1].low, highs[1], lows[0], equation.params["log_space"])]
     elif name == "reduce_precision":
         found = highs
     elif name in OWN or not any(map(_inexact, highs)) or graphs_in(equation):
         found = _in_its_own_precision(equation, highs)
     else:
-        found = _bind(equation, highs, {k: _widened_param(k, v) for k, v in params.items()})
-        found = [wide(x) for x in found]  # where the operation decides its type itself
-    if held.shaken is not None and name not in EXACT:
-        pairs = zip(found, equation.outvars, strict=True)
-        found = [_shaken(x, v.aval, next(held.shaken)) if _inexact(v.aval) else x for x, v in pairs]
-    return [Pair(*both) for both in zip(found, lows or [None] * len(found), strict=True)]
+        params = {k: _widened_param(k, v) for k, v in equation.params.items()}
+        found = [wide(x) for x in _bind(equation, highs, params)]  # some decide their type alone
+    if held.shaken is None or name in EXACT:
+        return found
+    pairs = zip(found, equation.outvars, strict=True)
+    return [_shaken(x, v.aval, next(held.shaken)) if _inexact(v.aval) else x for x, v in pairs]
 
 
 def _decides(equation: Any) -> bool:
@@ -191,15 +207,15 @@ def _inexact(x: Any) -> bool:
     return jnp.issubdtype(getattr(x, "dtype", np.int32), jnp.inexact)
 
 
-def _drawn(shape: Pair, drawn: Any, log_space: bool) -> Any:
+def _drawn(own_shape: Any, shape: Any, drawn: Any, log_space: bool) -> Any:
     """A gamma variate, moved with its distribution: by jax's own slope, since the numbers that a
     key gives move otherwise (Figurnov, Mohamed, Mnih: Implicit Reparameterization Gradients, 2018).
     """
     least = float(jnp.finfo(drawn.dtype).tiny)
     sample = jnp.maximum(jnp.exp(drawn), least) if log_space else drawn
-    slope = wide(lax.random_gamma_grad(jnp.asarray(shape.low), sample))  # type: ignore[call-arg]
+    slope = wide(lax.random_gamma_grad(jnp.asarray(own_shape), sample))  # type: ignore[call-arg]
     slope = slope / wide(sample) if log_space else slope
-    return wide(drawn) + slope * (shape.high - wide(shape.low))
+    return wide(drawn) + slope * (shape - wide(own_shape))
 
 
 def _shaken(x: Any, own: Any, salt: int) -> Any:
@@ -223,14 +239,14 @@ def _widened_param(name: str, value: Any) -> Any:
 # --- operations that contain a graph ---
 
 
-def _call(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
+def _call(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers]:
     """A call, a checkpoint, a function with a rule of its own: the function, not the rule."""
     params = equation.params
     inner = next(params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in params)
     return _run(inner, inputs, held)
 
 
-def _scan(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
+def _scan(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers]:
     params = equation.params
     n_consts, n_carry = lengths(params)
     consts, carry, xs = parts(inputs, n_consts, n_carry)
@@ -244,12 +260,12 @@ def _scan(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
     return [*end, *ys]
 
 
-def _strong(pairs: list[Pair]) -> list[Pair]:
+def _strong(given: list[Numbers]) -> list[Numbers]:
     """As arrays, none of a weak type."""
-    return jax.tree.map(lambda x: lax.convert_element_type(x, jnp.asarray(x).dtype), pairs)
+    return jax.tree.map(lambda x: lax.convert_element_type(x, jnp.asarray(x).dtype), given)
 
 
-def _while(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
+def _while(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers]:
     params = equation.params
     n, m = params["cond_nconsts"], params["body_nconsts"]
     of_test, of_body, start = inputs[:n], inputs[n : n + m], inputs[n + m :]
@@ -264,7 +280,7 @@ def _while(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
     return lax.while_loop(going, turn, _strong(start))
 
 
-def _cond(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
+def _cond(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers]:
     branches = [
         lambda operands, branch=branch: _strong(_run(branch, operands, held))
         for branch in equation.params["branches"]
@@ -273,7 +289,7 @@ def _cond(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
     return lax.switch(which, branches, list(inputs[1:]))
 
 
-def _linear_solve(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
+def _linear_solve(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers]:
     """A x = b with the A that moves: its solver may have stopped A at the arguments, so what is
     left of b is solved for again, until nothing is."""
     counts, graphs = equation.params["const_lengths"], equation.params["jaxprs"]
@@ -292,7 +308,7 @@ def _linear_solve(equation: Any, inputs: list[Pair], held: Held) -> list[Pair]:
 
 CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "remat")
 RULED = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
-STRUCTURE: dict[str, Callable[[Any, list[Pair], Held], list[Pair]]] = {
+STRUCTURE: dict[str, Callable[[Any, list[Numbers], Held], list[Numbers]]] = {
     **dict.fromkeys((*CALLS, *RULED), _call),
     "scan": _scan,
     "while": _while,
