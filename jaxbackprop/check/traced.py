@@ -20,7 +20,9 @@ from jaxbackprop.graph.dependence import open_jaxpr
 STEPS_AT_ONCE = 6
 LINES_AT_ONCE, LARGE = 8, 100_000  # one line a call where it has so many numbers
 # A small function takes longer to compile than to run.
-QUICK = {"xla_backend_optimization_level": 0}
+QUICK: dict[str, bool | int] = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):  # later ones have no other emitters
+    QUICK["xla_cpu_use_fusion_emitters"] = False
 AGAIN, SECONDS = 8, 0.5  # f is traced again so often, or so long, to see that it does not change
 UNTRACEABLE = (
     jax.errors.ConcretizationTypeError,
