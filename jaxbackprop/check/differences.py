@@ -15,7 +15,7 @@ from jaxbackprop.check.function import Flat
 from jaxbackprop.check.leaves import eps
 
 STEPS = np.array([1, 1 / 4, 1 / 16])
-ROUNDS = 4
+ROUNDS, FINER, LOOKS = 4, 64, 2  # each round has steps so much finer; looks at a doubtful slope
 APART = ((2e-4, 5), (2e-3, 7))  # distances of points on a staircase, orders of their differences
 AT_ONCE = 8  # directions, fewer where each point has many numbers
 NUMBERS = 400_000  # in the directions that are taken at once
@@ -68,11 +68,10 @@ def slopes(
     """
     if not count:
         return Slopes(*np.zeros((5, 0)))
-    first = max(scatter / max(abs(flat.cost), 1e-300), 1e-11) ** (1 / 5)
-    h = 2.0 ** np.round(np.log2(min(first, 1)))
+    h = _widest(flat, scatter)
     best = _round(flat, rows, np.arange(count), h, scatter, first=True)
     for _ in range(ROUNDS - 1):
-        h /= 64
+        h /= FINER
         finite = best.value[np.isfinite(best.value)]
         size = np.sqrt(np.mean(finite**2)) if finite.size else 0.0
         reachable = scatter / h  # what rounding leaves of the last round's differences
@@ -84,6 +83,31 @@ def slopes(
         for old, found in zip(best, new, strict=True):
             old[todo[better]] = found[better]
     return best
+
+
+def contradicted(
+    flat: Flat, rows: Callable[[np.ndarray], np.ndarray], found: Slopes, scatter: float
+) -> np.ndarray:
+    """Which of these slopes smaller steps contradict; `found` then has the others.
+
+    Where many kinks are crossed on the way, some slope converges by chance, to a wrong value.
+    """
+    h, which = _widest(flat, scatter), np.arange(len(found.value))
+    wrong = np.zeros(len(which), bool)
+    for _ in range(LOOKS):
+        h /= FINER
+        new = _round(flat, rows, which, h, scatter, first=False)
+        apart = np.abs(new.value - found.value) > 3 * (new.error + found.error)
+        wrong |= apart
+        for old, smaller in zip(found, new, strict=True):
+            old[apart] = smaller[apart]
+    return wrong
+
+
+def _widest(flat: Flat, scatter: float) -> float:
+    """The first step: a power of two."""
+    first = max(scatter / max(abs(flat.cost), 1e-300), 1e-11) ** (1 / 5)
+    return 2.0 ** np.round(np.log2(min(first, 1)))
 
 
 def _round(

@@ -28,12 +28,29 @@ def judged(measured: Measured, gradient: list[Named]) -> list[Leaf]:
 
 
 def _excused(leaf: Leaf, probe: Probe, measured: Measured, whole: float) -> Leaf:
-    """What rounding explains: as it is, or by a decision that it has turned."""
+    """What a second look at the slopes explains, or rounding: alone, or by a decision it turned."""
     flat, _, scatter = measured
-    leaf = _conditioned(leaf, probe, flat, scatter)
+    probe = probe._replace(slopes=_closer(leaf, probe, flat, scatter))
+    leaf = _leaf(probe, leaf.candidate, whole, leaf.idle)
+    leaf = leaf if leaf.ok else _conditioned(leaf, probe, flat, scatter)
     if leaf.ok or flat.turned is None:
         return leaf
     return _turned(leaf, probe, measured._replace(flat=flat.turned()), whole)
+
+
+def _closer(leaf: Leaf, probe: Probe, flat: Flat, scatter: float) -> differences.Slopes:
+    """The slopes by smaller steps, where these contradict some that the leaf fails by."""
+    gap, _ = _gap(leaf, probe)
+    order = np.argsort(-np.nan_to_num(gap / np.maximum(probe.slopes.error, 1e-300)))
+    closer = differences.Slopes(*(values.copy() for values in probe.slopes))
+    for which in (order[:FEW], order[FEW:]):  # most failures need no look at the others
+        some = differences.Slopes(*(values[which] for values in closer))
+        rows = lambda ks, which=which: probe.rows(which[ks])  # noqa: E731
+        if not len(which) or not differences.contradicted(flat, rows, some, scatter).any():
+            break
+        for values, new in zip(closer, some, strict=True):
+            values[which] = new
+    return closer
 
 
 def _turned(leaf: Leaf, probe: Probe, own: Measured, whole: float) -> Leaf:
