@@ -614,6 +614,40 @@ def test_a_check_inside_a_check_shows_no_second_bar(monkeypatch):
         again()
 
 
+def test_a_second_check_compiles_nothing_and_sees_what_f_has_become():
+    scale = [1.0]
+    loss = lambda p, x: scale[0] * jnp.mean(jnp.tanh(x @ p["w"] + p["b"]) ** 2)  # noqa: E731
+    draw = lambda k: jax.random.normal(jax.random.key(k), (4, 3))  # noqa: E731
+    params = {"w": draw(0).T, "b": jnp.ones(4)}
+    other = jax.tree.map(jnp.sin, params), draw(2)
+    right, events = jax.grad(loss)(*other), []
+    count = lambda event, seconds, **_: events.append(event)  # noqa: E731
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        compiled = []
+        for args in ((params, draw(1)), other, other):  # other parameters and data, then the same
+            events.clear()
+            assert check_gradients(loss, *args).ok
+            compiled.append(events.count("/jax/core/compile/backend_compile_duration"))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert compiled[0] > 0
+    assert compiled[1:] == [0, 0]
+    scale[0] = 3.0
+    assert not check_gradients(loss, *other, gradient=right).ok
+    assert check_gradients(loss, *other).ok
+
+
+def test_a_second_check_traces_the_function_and_its_gradient_once():
+    calls = []
+    f = lambda v: calls.append(v) or cubic(v)  # noqa: E731
+    assert check_gradients(f, jnp.asarray(V)).ok
+    assert len(calls) > 2  # to see that it is the same each time
+    calls.clear()
+    assert check_gradients(f, jnp.asarray(V)).ok
+    assert len(calls) == 2
+
+
 def test_an_argument_without_numbers_has_nothing_wrong():
     x = {"none": jnp.zeros((0, 3)), "some": jnp.arange(3.0)}
     assert check_gradients(lambda x: jnp.sum(x["none"]) + jnp.sum(x["some"] ** 2), x).ok

@@ -59,14 +59,14 @@ def flatten(f: Callable[..., Any], moving: Moving) -> Flat:
     if found is None:
         return _opaque(f, moving)
     _scalar(found.shape)
-    return _of_graph(found.graph, moving, _own(found, f, moving))
+    return _of_graph(found, moving, _own(found, f, moving))
 
 
 def _own(found: Traced, f: Callable, moving: Moving) -> float:
     """The value in f's own precision, the same each time."""
     if made_of(found.graph) & CALLBACKS or not is_settled(found, f, moving):
         return _again(lambda: f(*moving.copies()))[0]
-    return _finite(own_value(found.graph, moving))
+    return _finite(own_value(found, moving))
 
 
 def _scalar(value: Any) -> None:
@@ -104,13 +104,14 @@ def _again(call: Callable[[], Any]) -> tuple[float, str]:
 # --- a function that jax can trace ---
 
 
-def _of_graph(graph: Any, moving: Moving, own: float) -> Flat:
+def _of_graph(found: Traced, moving: Moving, own: float) -> Flat:
+    graph = found.graph
     x, kind = moving.flat(), str(graph.out_avals[0].dtype)
-    decided, along = Decisions.NONE, along_lines(graph, moving, Decisions.NONE)
+    decided, along = Decisions.NONE, along_lines(found, moving, Decisions.NONE)
     cost = value_at(along, x)
     notes = [note for name, note in NOTES.items() if name in made_of(graph)]
     if not same(cost, own, kind):
-        held = along_lines(graph, moving, Decisions.ALL)
+        held = along_lines(found, moving, Decisions.ALL)
         again = value_at(held, x)
         if abs(again - own) < abs(cost - own) / 2:  # a decision, not rounding
             decided, along, cost = Decisions.ALL, held, again
@@ -119,17 +120,17 @@ def _of_graph(graph: Any, moving: Moving, own: float) -> Flat:
     inside = coarsest(graph)
     if inside > max(eps(kind), *(eps(dtype_name(v)) for v in moving.leaves)):
         notes.append(f"f computes with numbers of eps {inside:.2g} inside: it is held to these")
-    shaken = functools.cache(lambda: along_lines(graph, moving, decided, shaken=True))
+    shaken = functools.cache(lambda: along_lines(found, moving, decided, shaken=True))
     flat = Flat(x, cost, "float64", tuple(notes), along, graph, inside, shaken)
     if decided is Decisions.ALL or not decides(graph):
         return flat
-    return flat._replace(turned=functools.cache(lambda: _turned(flat, moving)))
+    return flat._replace(turned=functools.cache(lambda: _turned(flat, found, moving)))
 
 
-def _turned(flat: Flat, moving: Moving) -> Flat:
+def _turned(flat: Flat, found: Traced, moving: Moving) -> Flat:
     """f with its own decisions, where those of float64 are others at the arguments."""
-    along = along_lines(flat.graph, moving, Decisions.TURNED)
-    shaken = functools.cache(lambda: along_lines(flat.graph, moving, Decisions.TURNED, shaken=True))
+    along = along_lines(found, moving, Decisions.TURNED)
+    shaken = functools.cache(lambda: along_lines(found, moving, Decisions.TURNED, shaken=True))
     return flat._replace(cost=value_at(along, flat.x), along=along, shaken=shaken)
 
 

@@ -84,12 +84,12 @@ def _candidate(
 
 
 def _transformed(transform: Callable, f: Callable, moves: Moving, traceable: bool) -> list[Named]:
-    of = lambda leaves: f(*moves.rebuild(leaves))  # noqa: E731
     try:
         if traceable:
-            found = transformed(transform, of, moves.leaves)
+            found = transformed(transform, f, moves)
         else:
-            found = transform(of)(list(map(copied, moves.leaves)))
+            of = transform(lambda leaves: f(*moves.rebuild(leaves)))
+            found = of(list(map(copied, moves.leaves)))
     except UNTRACEABLE as error:
         raise ValueError("jax cannot trace f: `gradient` has to be given") from error
     pairs = zip(moves.names, found, strict=True)

@@ -3,8 +3,10 @@
 import itertools
 import re
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,8 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from jaxbackprop.check.arguments import Moving, copied
-from jaxbackprop.check.contents import graphs_in
-from jaxbackprop.check.widened import Decisions, evaluate_wide, wide
+from jaxbackprop.check.contents import graphs_in, made_of
+from jaxbackprop.check.widened import CALLBACKS, Decisions, evaluate_wide, wide
 from jaxbackprop.graph.dependence import open_jaxpr
 
 STEPS_AT_ONCE = 6
@@ -32,11 +34,37 @@ UNTRACEABLE = (
 ADDRESS = re.compile(r"0x[0-9a-f]+")
 
 
-class Traced(NamedTuple):
-    """f's graph as a function of the moving leaves, and the shapes that f returns."""
+class Traced:
+    """A graph as a function of the moving leaves, the shapes that it returns, and its programs.
 
-    graph: ClosedJaxpr
-    shape: Any
+    A program is given the graph's constants: one that differs in them alone needs no other.
+    """
+
+    def __init__(self, graph: ClosedJaxpr, shape: Any) -> None:
+        self.graph, self.shape = graph, shape
+        self.settled = False  # the same graph each time, as far as was seen
+        self.programs: dict[Any, Callable] = {}
+
+    def program(self, key: Any, make: Callable[[ClosedJaxpr], Callable]) -> Callable:
+        """make(graph), compiled once."""
+        if key not in self.programs:
+            jaxpr = self.graph.jaxpr
+
+            def made(consts: Sequence, *args: Any) -> Any:
+                return make(ClosedJaxpr(jaxpr, consts))(*args)
+
+            self.programs[key] = jax.jit(made, compiler_options=QUICK)
+        consts = [jnp.asarray(c) for c in self.graph.consts]
+        return partial(self.programs[key], consts)
+
+    def __call__(self, leaves: Sequence) -> Any:
+        """What the graph has at these leaves, in its own precision."""
+        found = self.program("own", jaxpr_as_fun)(*leaves)
+        return jax.tree.unflatten(jax.tree.structure(self.shape), found)
+
+
+# Of functions that were checked before, for as long as they live.
+_KNOWN: weakref.WeakKeyDictionary[Callable, dict[Any, Traced]] = weakref.WeakKeyDictionary()
 
 
 def traced(f: Callable, moving: Moving) -> Traced | None:
@@ -44,9 +72,25 @@ def traced(f: Callable, moving: Moving) -> Traced | None:
     if any(hasattr(leaf, "detach") for leaf in moving.leaves):
         return None
     try:
-        return Traced(*_trace(f, moving))
+        found = Traced(*_trace(f, moving))
     except Exception:  # f is given arrays, and raises again there if it was no tracer's fault
         return None
+    return _known(found, f, "itself", moving.leaves)
+
+
+def _known(found: Traced, f: Callable, what: Any, leaves: Sequence) -> Traced:
+    """With the programs of an earlier call, where f has the same graph again."""
+    try:
+        of_f = _KNOWN.setdefault(f, {})
+    except TypeError:  # nothing that can be remembered
+        return found
+    key = what, tuple(jax.typeof(leaf) for leaf in leaves)
+    earlier = of_f.get(key)
+    if earlier and not made_of(found.graph) & CALLBACKS and _alike(earlier.graph, found.graph):
+        found.programs = earlier.programs
+        found.settled = earlier.settled and _equal(earlier.graph.consts, found.graph.consts)
+    of_f[key] = found
+    return found
 
 
 def _trace(f: Callable, moving: Moving) -> tuple[ClosedJaxpr, Any]:
@@ -58,14 +102,24 @@ def _trace(f: Callable, moving: Moving) -> tuple[ClosedJaxpr, Any]:
 
 def is_settled(found: Traced, f: Callable, moving: Moving) -> bool:
     """Is f's graph the same each time, its constants too? NumPy draws while f is traced."""
-    begin, text, numbers = time.perf_counter(), _text(found.graph), [*_numbers(found.graph)]
-    for _ in range(AGAIN - 1):
-        again = _trace(f, moving)[0]
-        if _text(again) != text or not _equal(numbers, [*_numbers(again)]):
+    begin = time.perf_counter()
+    for _ in range(0 if found.settled else AGAIN - 1):
+        if not _same(found.graph, _trace(f, moving)[0]):
             return False
         if time.perf_counter() - begin > SECONDS:
             break
+    found.settled = True
     return True
+
+
+def _same(one: ClosedJaxpr, other: ClosedJaxpr) -> bool:
+    return _alike(one, other) and _equal(one.consts, other.consts)
+
+
+def _alike(one: ClosedJaxpr, other: ClosedJaxpr) -> bool:
+    """The same but for the constants."""
+    numbers = ([*_numbers(closed.jaxpr)] for closed in (one, other))
+    return _text(one) == _text(other) and _equal(*numbers)
 
 
 def _text(graph: ClosedJaxpr) -> str:
@@ -91,22 +145,25 @@ def _equal(ours: list, theirs: list) -> bool:
     )
 
 
-def own_value(graph: ClosedJaxpr, moving: Moving) -> float:
+def own_value(found: Traced, moving: Moving) -> float:
     """f at the arguments, in its own precision."""
-    (value,) = jax.jit(jaxpr_as_fun(graph), compiler_options=QUICK)(*moving.leaves)
-    return float(np.asarray(value).astype(np.float64))
+    return float(np.asarray(found(moving.leaves)).astype(np.float64))
 
 
-def transformed(transform: Callable, of: Callable, leaves: list) -> Any:
-    """transform(of)(leaves), compiled where that can be: a rule may ask for values."""
+def transformed(transform: Callable, f: Callable, moving: Moving) -> Any:
+    """transform(f)'s leaves, compiled where that can be: a rule may ask for values."""
+    of = transform(lambda leaves: f(*moving.rebuild(leaves)))
     try:
-        return jax.jit(transform(of), compiler_options=QUICK)(leaves)
+        graph, shape = jax.make_jaxpr(lambda *leaves: of(list(leaves)), return_shape=True)(
+            *moving.leaves
+        )
+        return _known(Traced(graph, shape), f, transform, moving.leaves)(moving.leaves)
     except UNTRACEABLE:
-        return transform(of)(list(map(copied, leaves)))
+        return of(list(map(copied, moving.leaves)))
 
 
 def along_lines(
-    graph: ClosedJaxpr, moving: Moving, decided: Decisions, shaken: bool = False
+    found: Traced, moving: Moving, decided: Decisions, shaken: bool = False
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
     """(x, u, t) ↦ f(x + t u) for each line u (c, n) and its steps t (c, s), and t as x lets it be.
 
@@ -114,35 +171,40 @@ def along_lines(
     """
     leaves = [jnp.asarray(leaf) for leaf in moving.leaves]
     lines = 1 if moving.size >= LARGE else LINES_AT_ONCE
-
-    def at(x: Any, u: Any, t: Any) -> Any:
-        point = x + t * u
-        value = evaluate_wide(graph, _parts(point, leaves), leaves, decided, shaken)[0]
-        return wide(value), jnp.sum((point - x) * u)
-
-    def some(x: Any, u: Any, t: Any) -> Any:
-        return lax.map(lambda line: lax.map(lambda t: at(x, line[0], t), line[1]), (u, t))
-
-    compiled = jax.jit(some, compiler_options=QUICK)
+    compiled = found.program((decided, shaken), partial(_lines, decided, shaken))
 
     def along(x: np.ndarray, u: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         steps = np.pad(t, ((0, 0), (0, -t.shape[1] % STEPS_AT_ONCE)), mode="edge")
         rows = steps.reshape(-1, STEPS_AT_ONCE)
         which = np.repeat(np.arange(len(u)), len(rows) // len(u))
-        found = []
+        parts = []
         with jax.enable_x64(True):
             start = jnp.asarray(x)
             for k in range(0, len(rows), lines):
                 ks = np.minimum(np.arange(k, k + lines), len(rows) - 1)
-                found.append(compiled(start, u[which[ks]], rows[ks]))
+                parts.append(compiled(leaves, start, u[which[ks]], rows[ks]))
         f, taken = (
-            np.concatenate([np.asarray(part[k], np.float64) for part in found])[: len(rows)]
+            np.concatenate([np.asarray(part[k], np.float64) for part in parts])[: len(rows)]
             for k in (0, 1)
         )
         f, taken = (v.reshape(steps.shape)[:, : t.shape[1]] for v in (f, taken))
         return f, taken
 
     return along
+
+
+def _lines(decided: Decisions, shaken: bool, graph: ClosedJaxpr) -> Callable:
+    """f at x + t u, and t as the numbers allow it, for several lines with several steps each."""
+
+    def at(leaves: Sequence, x: Any, u: Any, t: Any) -> Any:
+        point = x + t * u
+        value = evaluate_wide(graph, _parts(point, leaves), leaves, decided, shaken)[0]
+        return wide(value), jnp.sum((point - x) * u)
+
+    def several(leaves: Sequence, x: Any, u: Any, t: Any) -> Any:
+        return lax.map(lambda one: lax.map(lambda t: at(leaves, x, one[0], t), one[1]), (u, t))
+
+    return several
 
 
 def _parts(row: Any, leaves: Sequence) -> list:

@@ -84,7 +84,7 @@ def walk(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
         found, refused = {}, []
         for name, transform in TRANSFORMS.items():
             try:
-                gradient = transformed(transform, of, moves.leaves)
+                gradient = transformed(transform, f, moves)
                 found[name] = dict(zip(moves.names, gradient, strict=True))
             except NotImplementedError as error:
                 refused.append(f"{name} refuses: {error}")
