@@ -573,6 +573,13 @@ def test_a_staircase_wider_than_its_differences_is_told_from_a_slope():
     assert check_gradients(each.f, *each.args).ok
 
 
+def test_steps_that_fall_on_the_same_places_do_not_hide_a_staircase():
+    each = build(("frexp", "dynamic_update"), 7594863)
+    x, w = jax.grad(each.f, (0, 1))(*each.args)
+    assert check_gradients(each.f, *each.args, gradient=(x, w), argnums=(0, 1)).ok
+    assert not check_gradients(each.f, *each.args, gradient=(-x, w), argnums=(0, 1)).ok
+
+
 def test_steps_below_the_precision_of_f_are_no_proof_of_flatness():
     f = lambda x: jnp.sum(jnp.frexp(1.5 + 0.3 * jnp.sin(x))[0] * jnp.array([0.7, -1.1, 0.4]))  # noqa: E731
     assert check_gradients(f, jnp.zeros(3)).ok

@@ -36,16 +36,17 @@ def noise(flat: Flat) -> float:
 
     At least the rounding of the result; more where f computes inside in less precision. Where all
     of some neighbours are equal f is a staircase of such numbers, and its steps may be wider than
-    the distance of the points: then they are taken further apart.
+    the distance of the points: then they are taken further apart. No two distances are the same:
+    by one of them each point may fall on the same place of a step.
     """
     if not flat.x.size:
         return 0.0
     draw = np.random.default_rng(0)
     u = draw.choice([-1.0, 1.0], flat.x.size) * draw.uniform(0.5, 1.5, flat.x.size)
     u = u[None] / np.linalg.norm(u)
-    scatter = 0.0
+    scatter, place = 0.0, np.arange(1, 13)[:, None]
     for apart, order in ((1e-5, 3), *APART):
-        t = apart * (20 * np.arange(1, 13)[:, None] + np.arange(order + 1))
+        t = apart * (20 * place + (1 + place / 16) * np.arange(order + 1))
         f = flat.along(flat.x, u, t.reshape(1, -1))[0].reshape(t.shape)
         gain = math.sqrt(math.comb(2 * order, order))  # of the differences of unit noise
         scatter = max(scatter, float(np.median(np.abs(np.diff(f, order)))) / gain)

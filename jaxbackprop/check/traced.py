@@ -118,7 +118,7 @@ def _same(one: ClosedJaxpr, other: ClosedJaxpr) -> bool:
 
 def _alike(one: ClosedJaxpr, other: ClosedJaxpr) -> bool:
     """The same but for the constants."""
-    numbers = ([*_numbers(closed.jaxpr)] for closed in (one, other))
+    numbers = ([*_inside(open_jaxpr(closed)[0])] for closed in (one, other))
     return _text(one) == _text(other) and _equal(*numbers)
 
 
@@ -127,9 +127,13 @@ def _text(graph: ClosedJaxpr) -> str:
 
 
 def _numbers(inner: Any) -> Iterator[Any]:
-    """The constants in a graph, at every depth."""
+    """The constants of a graph, at every depth."""
     jaxpr, consts = open_jaxpr(inner)
     yield from consts
+    yield from _inside(jaxpr)
+
+
+def _inside(jaxpr: Any) -> Iterator[Any]:
     for equation in jaxpr.eqns:
         yield from (v.val for v in equation.invars if isinstance(v, Literal))
         yield from itertools.chain.from_iterable(map(_numbers, graphs_in(equation)))
