@@ -573,6 +573,28 @@ def test_a_staircase_wider_than_its_differences_is_told_from_a_slope():
     assert check_gradients(each.f, *each.args).ok
 
 
+def _masked(v):
+    """As contrastive losses do: a mask made in numbers, and ones that are as good as −∞."""
+    alike = (jnp.arange(6)[:, None] // 3 == jnp.arange(6) // 3).astype(v.dtype)
+    others = jnp.bool_(alike - jnp.eye(6))  # two of each
+    scores = jnp.where(others, jnp.outer(v, jnp.cos(v)), -1e5)
+    return -jnp.mean(jnp.where(others, jax.nn.log_softmax(scores) * v, 0))
+
+
+def test_what_rounding_explains_is_no_mask_that_turns():
+    v = jax.random.normal(jax.random.key(0), (6,))
+    assert check_gradients(_masked, v).ok
+    right = jax.grad(_masked)(v)
+    for wrong in (1.01 * right, right.at[2].add(0.03 * jnp.linalg.norm(right)), 0.99 * right):
+        assert not check_gradients(_masked, v, gradient=wrong).ok
+
+
+def test_a_sum_that_cancels_is_told_from_an_error_whichever_way_it_is_rounded():
+    ends = jnp.array([0.7, -1.1, 0.4])  # the sum of these is rounding
+    for x in jnp.linspace(0.1, 2, 12):
+        assert check_gradients(lambda x: jnp.sum(x * ends), x).ok
+
+
 def test_steps_that_fall_on_the_same_places_do_not_hide_a_staircase():
     each = build(("frexp", "dynamic_update"), 7594863)
     x, w = jax.grad(each.f, (0, 1))(*each.args)

@@ -13,9 +13,10 @@ import numpy as np
 
 from jaxbackprop.check.arguments import Moving
 from jaxbackprop.check.contents import coarsest, made_of
+from jaxbackprop.check.deciding import Decisions, decides
 from jaxbackprop.check.leaves import FLOATING, dtype_name, eps, host
 from jaxbackprop.check.traced import Traced, along_lines, is_settled, own_value, traced
-from jaxbackprop.check.widened import CALLBACKS, Decisions, decides
+from jaxbackprop.check.widened import CALLBACKS
 
 CALLS, SECONDS = 8, 0.5  # f is called again so often, or so long, to see that it does not change
 NOTES = {
@@ -37,7 +38,7 @@ class Flat(NamedTuple):
     along: Along
     graph: Any = None  # f's own, where jax can trace it
     inside: float = 0.0  # eps of the coarsest numbers in the graph
-    shaken: Callable[[], Along] | None = None  # as if every result had been rounded otherwise
+    shaken: Callable[[int], Along] | None = None  # as if every result had been rounded otherwise
     turned: Callable[[], "Flat"] | None = None  # f's own decisions where float64's are others
 
 
@@ -120,7 +121,9 @@ def _of_graph(found: Traced, moving: Moving, own: float) -> Flat:
     inside = coarsest(graph)
     if inside > max(eps(kind), *(eps(dtype_name(v)) for v in moving.leaves)):
         notes.append(f"f computes with numbers of eps {inside:.2g} inside: it is held to these")
-    shaken = functools.cache(lambda: along_lines(found, moving, decided, shaken=True))
+    # Rounding that turns a decision is another matter.
+    as_here = Decisions.ALL if decided is Decisions.ALL else Decisions.CALM
+    shaken = functools.partial(along_lines, found, moving, as_here)
     flat = Flat(x, cost, "float64", tuple(notes), along, graph, inside, shaken)
     if decided is Decisions.ALL or not decides(graph):
         return flat
@@ -130,7 +133,7 @@ def _of_graph(found: Traced, moving: Moving, own: float) -> Flat:
 def _turned(flat: Flat, found: Traced, moving: Moving) -> Flat:
     """f with its own decisions, where those of float64 are others at the arguments."""
     along = along_lines(found, moving, Decisions.TURNED)
-    shaken = functools.cache(lambda: along_lines(found, moving, Decisions.TURNED, shaken=True))
+    shaken = functools.partial(along_lines, found, moving, Decisions.ALL)
     return flat._replace(cost=value_at(along, flat.x), along=along, shaken=shaken)
 
 

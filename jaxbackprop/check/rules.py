@@ -13,10 +13,11 @@ from jaxbackprop.check.arguments import moving
 from jaxbackprop.check.compare import Comparison
 from jaxbackprop.check.contents import graphs_in
 from jaxbackprop.check.gradients import check_gradients
+from jaxbackprop.check.precision import wide
 from jaxbackprop.check.progress import progress
 from jaxbackprop.check.report import wrapped
 from jaxbackprop.check.visiting import Given, Place, has_rule, visit_graph
-from jaxbackprop.check.widened import evaluate_wide, wide
+from jaxbackprop.check.widened import evaluate_wide
 from jaxbackprop.graph.lines import where
 from jaxbackprop.graph.walk import evaluate, is_real
 

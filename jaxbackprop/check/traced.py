@@ -16,7 +16,9 @@ from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 
 from jaxbackprop.check.arguments import Moving, copied
 from jaxbackprop.check.contents import graphs_in, made_of
-from jaxbackprop.check.widened import CALLBACKS, Decisions, evaluate_wide, wide
+from jaxbackprop.check.deciding import Decisions
+from jaxbackprop.check.precision import wide
+from jaxbackprop.check.widened import CALLBACKS, evaluate_wide
 from jaxbackprop.graph.dependence import open_jaxpr
 
 STEPS_AT_ONCE = 6
@@ -167,15 +169,17 @@ def transformed(transform: Callable, f: Callable, moving: Moving) -> Any:
 
 
 def along_lines(
-    found: Traced, moving: Moving, decided: Decisions, shaken: bool = False
+    found: Traced, moving: Moving, decided: Decisions, shaken: int | None = None
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """(x, u, t) ↦ f(x + t u) for each line u (c, n) and its steps t (c, s), and t as x lets it be.
+    """(x, u, t) ↦ f(x + t u) for each line u (c, n) and its steps t (c, s), and t as x lets it be;
+    `shaken`: its results rounded otherwise, in this of DRAWS ways.
 
     Everything but the directions stays on the device: a point of a million numbers is made there.
     """
     leaves = [jnp.asarray(leaf) for leaf in moving.leaves]
     lines = 1 if moving.size >= LARGE else LINES_AT_ONCE
-    compiled = found.program((decided, shaken), partial(_lines, decided, shaken))
+    is_shaken = shaken is not None
+    compiled = found.program((decided, is_shaken), partial(_lines, decided, is_shaken))
 
     def along(x: np.ndarray, u: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         steps = np.pad(t, ((0, 0), (0, -t.shape[1] % STEPS_AT_ONCE)), mode="edge")
@@ -186,7 +190,7 @@ def along_lines(
             start = jnp.asarray(x)
             for k in range(0, len(rows), lines):
                 ks = np.minimum(np.arange(k, k + lines), len(rows) - 1)
-                parts.append(compiled(leaves, start, u[which[ks]], rows[ks]))
+                parts.append(compiled(leaves, shaken, start, u[which[ks]], rows[ks]))
         f, taken = (
             np.concatenate([np.asarray(part[k], np.float64) for part in parts])[: len(rows)]
             for k in (0, 1)
@@ -200,13 +204,14 @@ def along_lines(
 def _lines(decided: Decisions, shaken: bool, graph: ClosedJaxpr) -> Callable:
     """f at x + t u, and t as the numbers allow it, for several lines with several steps each."""
 
-    def at(leaves: Sequence, x: Any, u: Any, t: Any) -> Any:
-        point = x + t * u
-        value = evaluate_wide(graph, _parts(point, leaves), leaves, decided, shaken)[0]
-        return wide(value), jnp.sum((point - x) * u)
+    def several(leaves: Sequence, draw: Any, x: Any, u: Any, t: Any) -> Any:
+        def at(u: Any, t: Any) -> Any:
+            point = x + t * u
+            way = draw if shaken else None
+            value = evaluate_wide(graph, _parts(point, leaves), leaves, decided, way)[0]
+            return wide(value), jnp.sum((point - x) * u)
 
-    def several(leaves: Sequence, x: Any, u: Any, t: Any) -> Any:
-        return lax.map(lambda one: lax.map(lambda t: at(leaves, x, one[0], t), one[1]), (u, t))
+        return lax.map(lambda line: lax.map(partial(at, line[0]), line[1]), (u, t))
 
     return several
 

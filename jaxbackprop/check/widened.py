@@ -7,7 +7,6 @@ and stay what they are. What the graph stops, and where asked what it decides, i
 its own precision at the arguments themselves.
 """
 
-import enum
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,41 +18,24 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
 from jaxbackprop.check.contents import graphs_in, made_of
+from jaxbackprop.check.deciding import Decisions, as_decided, is_decision
+from jaxbackprop.check.precision import is_inexact, wide, wide_type
+from jaxbackprop.check.shaking import EXACT, shake
 from jaxbackprop.graph.dependence import open_jaxpr
 from jaxbackprop.graph.loop import lengths, parts
-from jaxbackprop.graph.rules.table import COMPARISONS, STEPS
 
-DECISIONS = (COMPARISONS | STEPS) - {"stop_gradient"}
 SILENT = {"debug_callback", "debug_print", "check"}  # said once, not at each of a thousand points
 CALLBACKS = {"pure_callback", "io_callback"}  # Python's functions, which may draw
 # Not to be widened:
 OWN = {"bitcast_convert_type", "random_gamma", "pallas_call", "shard_map"} | CALLBACKS
-EXACT = {
-    "reshape",
-    "transpose",
-    "broadcast_in_dim",
-    "squeeze",
-    "slice",
-    "concatenate",
-    "copy",
-    "neg",
-}
-
 HELD = {"stop_gradient", "random_gamma"}
 REFINED = 6  # times: each gains three digits at steps of 1e-3
 
 
-class Decisions(enum.Enum):
-    """Which of f's decisions are held as its own precision takes them at the arguments."""
-
-    NONE = enum.auto()
-    TURNED = enum.auto()  # those that float64 takes otherwise there
-    ALL = enum.auto()
-
-
 class Numbers(NamedTuple):
     """A number in float64 that moves; as the graph itself has it at the arguments, None where
-    nothing is held; and in float64 at the arguments, None where that is not asked for."""
+    nothing is held; and what decides, None where that is the number: in float64 at the arguments,
+    or where nothing is shaken."""
 
     high: Any
     low: Any
@@ -65,15 +47,16 @@ class Held(NamedTuple):
 
     stopped: bool
     decided: Decisions
-    shaken: Iterator[int] | None  # a number for each operation: its results are rounded otherwise
+    shaken: Iterator[int] | None  # a number for each operation: its results are rounded otherwise,
+    draw: Any = None  # in one of DRAWS ways
 
     @property
     def anything(self) -> bool:
-        return self.stopped or self.decided is not Decisions.NONE
+        return self.stopped or self.decided in (Decisions.TURNED, Decisions.ALL)
 
     @property
     def still(self) -> bool:
-        return self.decided is Decisions.TURNED
+        return self.decided in (Decisions.TURNED, Decisions.CALM)
 
 
 def evaluate_wide(
@@ -81,41 +64,25 @@ def evaluate_wide(
     args: Sequence,
     at: Sequence,
     decided: Decisions = Decisions.NONE,
-    shaken: bool = False,
+    shaken: Any = None,
 ) -> list:
     """The outputs of the graph at float64 args; what is held is held at `at`, the own arguments.
 
-    `shaken`: every result is off by an eps of its own type, up or down, as if it had been rounded.
+    `shaken`: every result is off by an eps of its own type, up or down, as if it had been rounded;
+    in which of DRAWS ways.
     To be traced or run with float64 enabled.
     """
-    held = Held(bool(made_of(closed) & HELD), decided, itertools.count() if shaken else None)
+    held = Held(
+        bool(made_of(closed) & HELD), decided, None if shaken is None else itertools.count(), shaken
+    )
     numbers = [_numbers(high, low, held) for high, low in zip(args, at, strict=True)]
     return [given.high for given in _run(closed, numbers, held)]
 
 
 def _numbers(high: Any, low: Any, held: Held) -> Numbers:
     """`low` is what the graph itself has at the arguments."""
-    return Numbers(high, low if held.anything else None, wide(low) if held.still else None)
-
-
-def decides(inner: Any) -> bool:
-    """Is there a decision in a graph?"""
-    return any(
-        _decides(equation) or any(map(decides, graphs_in(equation)))
-        for equation in open_jaxpr(inner)[0].eqns
-    )
-
-
-def wide(x: Any) -> Any:
-    """x in float64 or complex128, where it is of an inexact type at all."""
-    kind = getattr(x, "dtype", None)
-    if kind is None or not jnp.issubdtype(kind, jnp.inexact):
-        return x
-    return jnp.asarray(x).astype(wide_type(kind))
-
-
-def wide_type(kind: Any) -> Any:
-    return jnp.complex128 if jnp.issubdtype(kind, jnp.complexfloating) else jnp.float64
+    still = {Decisions.TURNED: low, Decisions.CALM: high}.get(held.decided)
+    return Numbers(high, low if held.anything else None, wide(still))
 
 
 def _run(inner: Any, args: Sequence[Numbers], held: Held) -> list[Numbers]:
@@ -148,11 +115,8 @@ def _operation(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers
     if held.still:
         at_rest = held._replace(shaken=None)
         stills = _high(equation, [given.still for given in inputs], inputs, lows, at_rest)
-    if held.decided is not Decisions.NONE and _decides(equation):
-        own = [wide(low) for low in lows]
-        free = zip(stills, own, highs, strict=True)
-        highs = [jnp.where(still == x, high, x) for still, x, high in free] if held.still else own
-        stills = own if held.still else stills
+    if is_decision(equation):
+        highs, stills = as_decided(highs, lows, stills, held.decided)
     return [Numbers(*three) for three in zip(highs, lows, stills, strict=True)]
 
 
@@ -165,28 +129,23 @@ def _high(equation: Any, highs: list, inputs: list[Numbers], lows: list, held: H
         found = [_drawn(inputs[1].low, highs[1], lows[0], equation.params["log_space"])]
     elif name == "reduce_precision":
         found = highs
-    elif name in OWN or not any(map(_inexact, highs)) or graphs_in(equation):
+    elif name in OWN or not any(map(is_inexact, highs)) or graphs_in(equation):
         found = _in_its_own_precision(equation, highs)
     else:
         params = {k: _widened_param(k, v) for k, v in equation.params.items()}
         found = [wide(x) for x in _bind(equation, highs, params)]  # some decide their type alone
-    if held.shaken is None or name in EXACT:
+    if held.shaken is None or name in EXACT or not any(map(is_inexact, highs)):
         return found
     pairs = zip(found, equation.outvars, strict=True)
-    return [_shaken(x, v.aval, next(held.shaken)) if _inexact(v.aval) else x for x, v in pairs]
-
-
-def _decides(equation: Any) -> bool:
-    """Does it make a step of a number: a truth value, an integer, a rounded number? Its own bits
-    are none of these."""
-    name = equation.primitive.name
-    reads = any(_inexact(v.aval) for v in equation.invars) and name != "bitcast_convert_type"
-    return name in DECISIONS or (reads and not any(_inexact(v.aval) for v in equation.outvars))
+    return [
+        shake(x, v.aval, next(held.shaken), held.draw) if is_inexact(v.aval) else x
+        for x, v in pairs
+    ]
 
 
 def _in_its_own_precision(equation: Any, highs: list) -> list:
     own = [
-        jnp.asarray(x).astype(v.aval.dtype) if _inexact(v.aval) else x
+        jnp.asarray(x).astype(v.aval.dtype) if is_inexact(v.aval) else x
         for x, v in zip(highs, equation.invars, strict=True)
     ]
     scatter = getattr(lax, equation.primitive.name.replace("-", "_"), None)
@@ -203,10 +162,6 @@ def _bind(equation: Any, inputs: list, params: dict) -> list:
     return list(outputs) if equation.primitive.multiple_results else [outputs]
 
 
-def _inexact(x: Any) -> bool:
-    return jnp.issubdtype(getattr(x, "dtype", np.int32), jnp.inexact)
-
-
 def _drawn(own_shape: Any, shape: Any, drawn: Any, log_space: bool) -> Any:
     """A gamma variate, moved with its distribution: by jax's own slope, since the numbers that a
     key gives move otherwise (Figurnov, Mohamed, Mnih: Implicit Reparameterization Gradients, 2018).
@@ -216,14 +171,6 @@ def _drawn(own_shape: Any, shape: Any, drawn: Any, log_space: bool) -> Any:
     slope = wide(lax.random_gamma_grad(jnp.asarray(own_shape), sample))  # type: ignore[call-arg]
     slope = slope / wide(sample) if log_space else slope
     return wide(drawn) + slope * (shape - wide(own_shape))
-
-
-def _shaken(x: Any, own: Any, salt: int) -> Any:
-    """Each number off by eps of its own type, up or down: the sign is a product of one an axis."""
-    draw, signs = np.random.default_rng(salt), jnp.asarray(float(jnp.finfo(own.dtype).eps))
-    for size in x.shape:
-        signs = signs[..., None] * draw.choice([-1.0, 1.0], size)
-    return x * (1 + signs)
 
 
 def _widened_param(name: str, value: Any) -> Any:
