@@ -61,7 +61,7 @@ class Options:
     quick: bool = False
     """Two networks, fewer rounds, without torch.compile, peak memory and scaling curves."""
     rounds: int = 21
-    """Rounds of one gradient; an epoch has a third of them."""
+    """Rounds of one gradient and of an epoch; a scaling curve has a third of them."""
     scaling: bool = True
     """Measure the scaling curves as well."""
     platform: Literal["cpu", "gpu", "tpu"] | None = None
@@ -268,7 +268,7 @@ def measure(options: Options, works: list[Work], console: Console) -> dict:
         found["gradient"] = one_gradient(work, own, rounds, options)
         for rule in ("sgd", "adam"):
             doing(f"{work.name}: an epoch, {rule}")
-            found[rule] = one_epoch(work, own, rule, max(3, rounds // 3))
+            found[rule] = one_epoch(work, own, rule, rounds)
         result["works"][work.name] = found
         console.print(f"[dim]{work.name}: {time.perf_counter() - begin:.0f} s[/]")
     if options.scaling and not options.quick:
