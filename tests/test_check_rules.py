@@ -133,6 +133,31 @@ def test_kernels_count():
         assert names(report) == [("cube", ok)], report
 
 
+def _kernel_gelu(slope):
+    """Jax's default GELU in a kernel, and a rule."""
+    pallas = pytest.importorskip("jax.experimental.pallas")
+
+    def kernel(x_ref, y_ref):
+        y_ref[...] = jax.nn.gelu(x_ref[...])
+
+    @jax.custom_vjp
+    def gelu(x):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return pallas.pallas_call(kernel, out_shape=shape, interpret=True)(x)
+
+    gelu.defvjp(lambda x: (gelu(x), x), lambda x, g: ((g * slope(x)).astype(x.dtype),))
+    return lambda x: jnp.sum(jnp.sin(gelu(x)).astype("float32"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("approximate", [True, False])
+def test_a_kernel_is_held_to_as_many_digits_as_it_has(dtype, approximate):
+    """The slope of the other GELU is off by 1e-3: seen in float32."""
+    slope = jax.vmap(jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, approximate=approximate))))
+    x = jax.random.normal(jax.random.key(1), (4, 8), dtype)
+    assert check.rules(_kernel_gelu(slope))(x).ok is (approximate or dtype == "bfloat16")
+
+
 def test_integers_and_symbolic_zeros_are_taken():
     @jax.custom_vjp
     def pick(x, i):

@@ -16,7 +16,10 @@ from jaxbackprop.check.leaves import eps
 
 STEPS = np.array([1, 1 / 4, 1 / 16])
 ROUNDS, FINER, LOOKS = 4, 64, 2  # each round has steps so much finer; looks at a doubtful slope
-APART = ((2e-4, 5), (2e-3, 7))  # distances of points on a staircase, orders of their differences
+# Distances of points on a staircase, and orders of their differences:
+APART = ((2e-4, 5), (2e-3, 7))
+FAR, COARSER = ((2e-2, 9), (1e-1, 9)), 1e-4  # where numbers have such an eps
+COARSE, WIDER = 1e-10, 16  # values that scatter so much are first taken at wider steps
 AT_ONCE = 8  # directions, fewer where each point has many numbers
 NUMBERS = 400_000  # in the directions that are taken at once
 
@@ -45,12 +48,13 @@ def noise(flat: Flat) -> float:
     u = draw.choice([-1.0, 1.0], flat.x.size) * draw.uniform(0.5, 1.5, flat.x.size)
     u = u[None] / np.linalg.norm(u)
     scatter, place = 0.0, np.arange(1, 13)[:, None]
-    for apart, order in ((1e-5, 3), *APART):
+    coarse = max(flat.inside, eps(flat.dtype)) > COARSER
+    for apart, order in ((1e-5, 3), *APART, *(FAR if coarse else ())):
         t = apart * (20 * place + (1 + place / 16) * np.arange(order + 1))
         f = flat.along(flat.x, u, t.reshape(1, -1))[0].reshape(t.shape)
         gain = math.sqrt(math.comb(2 * order, order))  # of the differences of unit noise
         scatter = max(scatter, float(np.median(np.abs(np.diff(f, order)))) / gain)
-        if np.ptp(f) == 0 or not (np.diff(f) == 0).any():
+        if (np.ptp(f) == 0 and not coarse) or not (np.diff(f) == 0).any():
             break
     return max(floor(flat), 3 * scatter)
 
@@ -69,10 +73,9 @@ def slopes(
     """
     if not count:
         return Slopes(*np.zeros((5, 0)))
-    h = _widest(flat, scatter)
-    best = _round(flat, rows, np.arange(count), h, scatter, first=True)
-    for _ in range(ROUNDS - 1):
-        h /= FINER
+    steps = _steps(flat, scatter)
+    best = _round(flat, rows, np.arange(count), steps[0], scatter, first=True)
+    for h in steps[1:]:
         finite = best.value[np.isfinite(best.value)]
         size = np.sqrt(np.mean(finite**2)) if finite.size else 0.0
         reachable = scatter / h  # what rounding leaves of the last round's differences
@@ -93,10 +96,9 @@ def contradicted(
 
     Where many kinks are crossed on the way, some slope converges by chance, to a wrong value.
     """
-    h, which = _widest(flat, scatter), np.arange(len(found.value))
+    which = np.arange(len(found.value))
     wrong = np.zeros(len(which), bool)
-    for _ in range(LOOKS):
-        h /= FINER
+    for h in _steps(flat, scatter)[1 : 1 + LOOKS]:
         new = _round(flat, rows, which, h, scatter, first=False)
         apart = np.abs(new.value - found.value) > 3 * (new.error + found.error)
         wrong |= apart
@@ -105,10 +107,12 @@ def contradicted(
     return wrong
 
 
-def _widest(flat: Flat, scatter: float) -> float:
-    """The first step: a power of two."""
-    first = max(scatter / max(abs(flat.cost), 1e-300), 1e-11) ** (1 / 5)
-    return 2.0 ** np.round(np.log2(min(first, 1)))
+def _steps(flat: Flat, scatter: float) -> list[float]:
+    """The steps of each round, powers of two."""
+    relative = max(scatter / max(abs(flat.cost), 1e-300), 1e-11)
+    h = 2.0 ** np.round(np.log2(min(relative ** (1 / 5), 1)))
+    wider = [min(WIDER * h, 1.0)] if relative > COARSE else []
+    return [*wider, *(h / FINER**k for k in range(ROUNDS))]
 
 
 def _round(
