@@ -19,6 +19,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import resource
 import subprocess
 import sys
 import time
@@ -167,6 +168,17 @@ def peak_memory(peer: str, work: Work) -> float | None:
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
+def page_faults(call: Callable, calls: int = 5) -> int:
+    """Pages a call, in the median, that the system has to hand out: memory given back and asked for
+    anew."""
+    seen = []
+    for _ in range(calls):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        call()
+        seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    return int(np.median(seen))
+
+
 def one_gradient(work: Work, names: list[str], rounds: int, options: Options) -> dict:
     """A row for each peer: time, ratio, memory and compile time of one gradient."""
     weights, X, Y = peers.material(work, work.batch)
@@ -181,6 +193,7 @@ def one_gradient(work: Work, names: list[str], rounds: int, options: Options) ->
     for name, run in runs.items():
         rows[name]["compile_seconds"] = run.compile_seconds
         rows[name]["temporary_bytes"] = run.temporary_bytes
+        rows[name]["page_faults"] = page_faults(run.call)
         if not options.quick and jax.default_backend() == "cpu":
             rows[name]["peak_mib"] = peak_memory(name, work)
     return rows

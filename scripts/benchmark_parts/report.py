@@ -29,7 +29,8 @@ def report(result: dict, console: Console, folder: Path | None) -> None:
     for title, head, rows in tables:
         table = Table(title=title, title_justify="left")
         for k, name in enumerate(head):
-            table.add_column(name, justify="left" if k == 0 else "right", no_wrap=True)
+            narrow = name.replace(" ", "\n")
+            table.add_column(narrow, justify="left" if k == 0 else "right", no_wrap=True)
         for row in rows:
             table.add_row(*row)
         console.print(table)
@@ -63,7 +64,7 @@ def one_table(name: str, work: dict, kind: str) -> tuple[str, list[str], Rows]:
     what = f"an epoch of {work['steps']} steps, {RULES[kind]}" if epoch else ""
     title = f"[{name}], batch {work['batch']}: {what or 'one gradient'}"
     head = ["peer", "ms", "ours / theirs", "quartiles", "GFLOP/s", "of products"]
-    head += [] if epoch else ["compile s", "temporary MiB", "peak MiB"]
+    head += [] if epoch else ["compile s", "temporary MiB", "peak MiB", "faults"]
     rows = []
     for peer, row in work[kind].items():
         low, high = row["quartiles"]
@@ -78,6 +79,7 @@ def one_table(name: str, work: dict, kind: str) -> tuple[str, list[str], Rows]:
             temporary = row.get("temporary_bytes")
             cells += [shown(temporary and temporary / 2**20, ".2f")]
             cells += [shown(row.get("peak_mib"), ".0f")]
+            cells += [shown(row.get("page_faults"), "d")]
         rows.append(cells)
     return title, head, rows
 
