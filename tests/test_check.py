@@ -467,6 +467,22 @@ def test_an_index_outside_of_an_array_is_suspicious():
     assert "suspicious" not in str(wrong)
 
 
+def test_a_module_that_draws_anew_is_suspicious():
+    nnx = pytest.importorskip("flax.nnx")
+    net = nnx.Sequential(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), nnx.Dropout(0.5, rngs=nnx.Rngs(1)))
+    f = lambda net: jnp.mean(net(jnp.ones((2, 3))) ** 2)  # noqa: E731
+    assert check_gradients(f, net).ok
+    nnx.grad(f)(net)
+    of_another_draw = nnx.grad(f)(net)
+    assert "f changes [0].layers[1].rngs.count of its arguments" in " ".join(
+        str(check_gradients(f, net, gradient=of_another_draw)).split()
+    )
+    dense = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+    assert "changes" not in str(
+        check_gradients(f, dense, gradient=nnx.grad(lambda n: 2 * f(n))(dense))
+    )
+
+
 def test_names_are_whole():
     v = jnp.ones(2)
     names = [f"attention_{k}.{what}.kernel" for k in range(2) for what in ("query", "value")]

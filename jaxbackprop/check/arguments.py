@@ -161,6 +161,12 @@ def copied(leaf: Any) -> Any:
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
+def bits(leaf: Any) -> bytes:
+    """What an array or a key holds."""
+    is_key = jnp.issubdtype(getattr(leaf, "dtype", np.int32), jax.dtypes.extended)
+    return np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes()
+
+
 def _widened(leaf: Any) -> Any:
     """A float64 copy of a floating point array, anything else as it is."""
     if not hasattr(leaf, "dtype") or dtype_name(leaf) not in FLOATING:

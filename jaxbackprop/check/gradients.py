@@ -15,7 +15,7 @@ from jaxbackprop.check.leaves import Named, named
 from jaxbackprop.check.notes import notes
 from jaxbackprop.check.probing import Measured, measured
 from jaxbackprop.check.progress import progress
-from jaxbackprop.check.suspicions import broadcast_warnings, index_warnings
+from jaxbackprop.check.suspicions import broadcast_warnings, index_warnings, state_warnings
 from jaxbackprop.check.traced import UNTRACEABLE, transformed
 
 CALLED = "gradient: the function was called on f"
@@ -62,7 +62,11 @@ def check_gradients(
     result = comparison(slopes, found, said)
     if flat.graph is None or result.ok:
         return result
-    suspicions = (*broadcast_warnings(f, moves), *index_warnings(flat.graph, moves))
+    suspicions = (
+        *broadcast_warnings(f, moves),
+        *index_warnings(flat.graph, moves),
+        *state_warnings(f, moves),
+    )
     return dataclasses.replace(result, notes=(*result.notes, *suspicions))
 
 

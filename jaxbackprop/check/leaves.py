@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.tree_util import PyTreeDef
+from jax.tree_util import PyTreeDef, keystr
 
 FLOATING = ("float64", "float32", "float16", "bfloat16")
 BARE = "array"  # the name of a pytree that is one array
@@ -45,15 +45,18 @@ def host(leaf: Any) -> np.ndarray:
 def leaf_name(path: tuple) -> str:
     """The path as one would write it: `encoder.kernel`, `[0].W`; a bare array is called `array`.
 
-    The `value` that flax's variables hold is not part of the name.
+    The `value` that flax's variables hold is not part of the name, and its State has a list's
+    places as the keys of a dict.
     """
-    steps = [
-        f"[{key.idx}]" if hasattr(key, "idx") else "." + jax.tree_util.keystr((key,), simple=True)
-        for key in path
-    ]
+    steps = [_step(key) for key in path]
     if len(steps) > 1 and steps[-1] in (".value", ".raw_value"):
         steps = steps[:-1]
     return "".join(steps).removeprefix(".") or BARE
+
+
+def _step(key: Any) -> str:
+    place = getattr(key, "idx", getattr(key, "key", None))
+    return f"[{place}]" if isinstance(place, int) else "." + keystr((key,), simple=True)
 
 
 def named_leaves(tree: Any, what: str) -> list[Named]:

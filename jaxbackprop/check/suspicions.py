@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Literal
 from jax.lax import GatherScatterMode
+from jax.tree_util import tree_leaves_with_path
 
-from jaxbackprop.check.arguments import Moving
+from jaxbackprop.check.arguments import Moving, bits
 from jaxbackprop.check.contents import graphs_in, made_of
+from jaxbackprop.check.leaves import leaf_name
 from jaxbackprop.check.visiting import Given, Place, visit_graph
 from jaxbackprop.check.widened import CALLS
 from jaxbackprop.graph.dependence import open_jaxpr
@@ -55,6 +58,29 @@ def broadcast_warnings(f: Callable, moves: Moving) -> Iterator[str]:
         warnings.showwarning = hear
         jax.make_jaxpr(lambda *leaves: f(*moves.rebuild(leaves)))(*moves.leaves)
     yield from told
+
+
+def state_warnings(f: Callable, moves: Moving) -> Iterator[str]:
+    """A generator that counts its draws inside a module: the next call draws others."""
+    args = moves.copies()
+    before = _states(args)
+    f(*args)
+    for name, state in _states(args).items():
+        if state != before[name]:
+            yield (
+                f"suspicious: f changes {name} of its arguments: the next call may draw other "
+                "numbers, and a gradient taken at another call is another function's"
+            )
+            return
+
+
+def _states(args: tuple) -> dict[str, bytes]:
+    """Keys, and integers."""
+    return {
+        leaf_name(path): bits(leaf)
+        for path, leaf in tree_leaves_with_path(args)
+        if hasattr(leaf, "dtype") and not jnp.issubdtype(leaf.dtype, jnp.inexact)
+    }
 
 
 def index_warnings(graph: Any, moves: Moving) -> Iterator[str]:
