@@ -8,7 +8,8 @@ import os
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harnesses import REFUSED, SAME, WRONG, harnesses, judge, judge_twice, report, sample
+from harnesses import REFUSED, SAME, WRONG, harnesses, judge, report, sample
+from harnesses_twice import judge_twice
 from nestings import NESTINGS
 from worker_memory import let_go_if_full
 
