@@ -10,7 +10,7 @@ import pytest
 from jax.custom_derivatives import SymbolicZero
 
 from jaxbackprop.graph import UnsupportedPrimitive, custom, grad
-from jaxbackprop.graph.walk import STRUCTURE
+from jaxbackprop.graph.walk import STRUCTURE, zeros
 
 FLOAT0 = jax.dtypes.float0
 
@@ -150,6 +150,11 @@ times_of_jax = jax.custom_gradient(lambda x: (x**2, lambda ct: (ct * x,)))
 quotient = functools.partial(
     jax.custom_derivatives.linear_call, lambda y, x: x / y, lambda y, ct: ct / y
 )
+beside_a_shared_square = own_vjp(
+    lambda z, y: (z * y, z * z, 3),
+    lambda z, y: ((z * y, z * z, 3), (z, y)),
+    lambda kept, cts: (cts[0] * kept[1] + cts[1] * 2 * kept[0], cts[0] * kept[0]),
+)
 own_sin = own_vjp(jnp.sin, lambda x: (jnp.sin(x), x), lambda x, ct: (ct * jnp.cos(x),))
 s, p = linear_of_itself(), bilinear_of_itself()
 XS = jnp.arange(3.0)
@@ -192,6 +197,12 @@ CASES = {
         0,
         (XS,),
         [3, 3, 3],
+    ),
+    "outputs that the rows of a vmap share, unasked": (
+        lambda z: jax.vmap(lambda y: beside_a_shared_square(z, y)[0])(XS).sum(),
+        0,
+        (1.0,),
+        3,
     ),
     "an array closed over": (closes_over_an_array, 0, (XS,), [2, 2, 2]),
     "nondiff_argnums": (lambda x: around(jnp.sin, x), 0, (2.0,), 7),
@@ -282,8 +293,10 @@ def inverted_flags(equation, inputs, active):
 
 
 def zeros_never_told(equation, inputs, active):
-    params = equation.params | {"symbolic_zeros": False}
-    return custom.custom_vjp(equation.replace(params=params), inputs, active)
+    outputs, pull = custom.custom_vjp(equation, inputs, active)
+    return outputs, lambda cts: pull(
+        [zeros(v.aval) if ct is None else ct for v, ct in zip(equation.outvars, cts, strict=True)]
+    )
 
 
 def none_passed_on(equation, inputs, active):

@@ -138,8 +138,13 @@ def custom_lin(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
     return [zeros(v.aval) for v in equation.outvars], pull
 
 
+# jax 0.12 takes every zero by its type, and fills it in for a rule that did not ask: under vmap
+# an array of zeros would count as a cotangent that all rows share, which is refused.
+TAKES_SYMBOLS = jax.__version_info__ >= (0, 12)
+
+
 def _no_cotangent(aval: Any, symbolic: bool) -> Any:
-    if symbolic:
+    if symbolic or TAKES_SYMBOLS:
         return SymbolicZero(aval.to_tangent_aval())
     return zeros(aval) if is_real(aval) else np.zeros(aval.shape, jax.dtypes.float0)
 
