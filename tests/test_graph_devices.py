@@ -35,6 +35,7 @@ BODIES = {
 # On a mesh whose axes are part of each type: x is divided along both, w along the first.
 own = jax.custom_vjp(lambda x: (jnp.sin(x), x))
 own.defvjp(lambda x: (own(x), x), lambda x, cts: (cts[0] * jnp.cos(x) + cts[1],))
+rows = lambda x: jax.sharding.reshard(x, P("i", None))  # noqa: E731
 TYPED = {
     "a mean": lambda x, w: (x - x.mean(0, keepdims=True)) ** 3,
     "a product": lambda x, w: jnp.dot(x, w, out_sharding=P("i", "j")) ** 2,
@@ -52,6 +53,11 @@ TYPED = {
         jax.sharding.reshard(x, P(None, "j")).at[jnp.array([1, 2])].get(out_sharding=P(None, "j"))
         ** 2
     ),
+    "the largest": lambda x, w: lax.top_k(rows(x), 2)[0] ** 2,
+    "records": lambda x, w: lax.cummax(rows(x), 1) ** 2,
+    "a product over devices": lambda x, w: jax.sharding.reshard(x, P(None, "j")).prod(1) ** 2,
+    "an entry written": lambda x, w: rows(x).at[:, 1].set(0.5) ** 2,
+    "a tile": lambda x, w: jnp.tile(rows(x), (1, 2)) ** 2,
     "shard_map": lambda x, w: jax.shard_map(
         lambda x: jnp.sin(x) * lax.psum(x.sum(), "i"), in_specs=P("i", "j"), out_specs=P("i", "j")
     )(x),
@@ -59,6 +65,10 @@ TYPED = {
         lambda x, w: jnp.sin(x) @ x.T @ w, axes=("i", "j"), out_sharding=P("i", None)
     ),
 }
+
+
+if jax.__version_info__ >= (0, 12):  # jax.grad refuses it before
+    TYPED["a sort"] = lambda x, w: jnp.sort(rows(x), axis=1) * w
 
 
 def compare_typed():

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbackprop.graph.rules.sorting import add_along
+from jaxbackprop.graph.rules.sorting import add_along, places_along
 from jaxbackprop.graph.rules.table import rule
 
 
@@ -63,7 +63,7 @@ def cumextreme(cts, outs, x, *, axis, reverse):
     (ct,), (out,) = cts, outs
 
     def back():
-        place = lax.broadcasted_iota(jnp.int32, x.shape, axis)
+        place = places_along(x, axis)
         n = x.shape[axis]
         order = (n - 1 - place) if reverse else place
         shifted = jnp.roll(out, -1 if reverse else 1, axis)

@@ -1,9 +1,10 @@
 """Reading and writing parts of an array: a read is a write on the way back, and a write a read."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbackprop.graph.rules.table import UnsupportedPrimitive, rule
+from jaxbackprop.graph.rules.table import UnsupportedPrimitive, placed, rule
 
 
 @rule("slice")
@@ -103,8 +104,9 @@ def scatter(cts, outs, x, indices, updates, *, dimension_numbers, mode, **params
 
     def writers():
         numbers = jnp.arange(1, updates.size + 1, dtype=jnp.int32).reshape(updates.shape)
+        numbers = placed(numbers, jax.typeof(updates))
         left = lax.scatter(
-            jnp.zeros(x.shape, jnp.int32), indices, numbers, dimension_numbers, mode=mode
+            jnp.zeros_like(x, jnp.int32), indices, numbers, dimension_numbers, mode=mode
         )
         return left, numbers
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbackprop.graph.rules.table import rule
+from jaxbackprop.graph.rules.table import rule, undivided
 
 
 def spread(reduced, x, axes):
@@ -41,7 +41,7 @@ def reduce_prod(cts, outs, x, *, axes, **params):
             return x
         kept = [d for d in range(x.ndim) if d not in axes]
         order = (*kept, *axes)
-        rows = lax.transpose(x, order).reshape(*(x.shape[d] for d in kept), -1)
+        rows = lax.transpose(undivided(x, axes), order).reshape(*(x.shape[d] for d in kept), -1)
         one = jnp.ones_like(rows[..., :1])
         axis = rows.ndim - 1
         before = lax.cumprod(jnp.concatenate([one, rows[..., :-1]], axis), axis)

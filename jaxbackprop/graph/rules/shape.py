@@ -98,8 +98,12 @@ def tile(cts, outs, x, *, reps, **params):
     (ct,) = cts
 
     def back():
-        reps_ = (1,) * (ct.ndim - len(reps)) + tuple(reps)
-        pairs = [n for r, n in zip(reps_, x.shape, strict=True) for n in (r, n)]
-        return jnp.sum(lax.reshape(ct, pairs), axis=tuple(range(0, 2 * ct.ndim, 2)))
+        shape, repeated = [], []
+        for r, n in zip((1,) * (ct.ndim - len(reps)) + tuple(reps), x.shape, strict=True):
+            if r != 1:
+                repeated.append(len(shape))
+                shape.append(r)
+            shape.append(n)
+        return jnp.sum(lax.reshape(ct, shape), axis=tuple(repeated))
 
     return (back,)

@@ -1,23 +1,27 @@
 """Sorting: a permutation, which is undone on the way back."""
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbackprop.graph.rules.table import rule
+from jaxbackprop.graph.rules.table import explicit_sharding, placed, rule
+
+
+def places_along(x, axis):
+    """The place of each number along an axis; divided over devices as x is."""
+    return placed(lax.broadcasted_iota(jnp.int32, x.shape, axis), jax.typeof(x))
 
 
 def add_along(x, places, ct, axis):
     """An array like x, zero but for ct added at `places` along the axis."""
-    index = [
-        places if d == axis else lax.broadcasted_iota(places.dtype, places.shape, d)
-        for d in range(x.ndim)
-    ]
-    return jnp.zeros_like(x).at[tuple(index)].add(ct)
+    index = [places if d == axis else places_along(places, d) for d in range(x.ndim)]
+    home = explicit_sharding(jax.typeof(x))
+    return jnp.zeros_like(x).at[tuple(index)].add(ct, out_sharding=home)
 
 
 @rule("sort", zeros=False)
 def sort(cts, outs, *xs, dimension, is_stable, num_keys):
-    place = lax.broadcasted_iota(jnp.int32, xs[0].shape, dimension)
+    place = places_along(xs[0], dimension)
     *_, source = lax.sort((*xs, place), dimension=dimension, is_stable=True, num_keys=num_keys)
     return tuple(
         None if ct is None else (lambda x=x, ct=ct: add_along(x, source, ct, dimension))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array
 
 from jaxbackprop.graph.lines import where
@@ -107,6 +107,15 @@ def placed(value: Any, aval: Any) -> Any:
     home = explicit_sharding(aval)
     moves = home is not None and jax.typeof(value).sharding != home
     return jax.sharding.reshard(value, home) if moves else value
+
+
+def undivided(value: Any, axes: Sequence[int]) -> Any:
+    """A value of which each device has these axes whole."""
+    home = explicit_sharding(jax.typeof(value))
+    if home is None:
+        return value
+    spec = (None if d in axes else name for d, name in enumerate(home.spec))
+    return jax.sharding.reshard(value, home.update(spec=PartitionSpec(*spec)))
 
 
 def fit(contribution: Any, x: Any) -> Any:
