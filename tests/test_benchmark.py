@@ -4,13 +4,16 @@ import pathlib
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "scripts"))
 import benchmark
+import graph_benchmark
 import peers
 
+import jaxbackprop
 from jaxbackprop import loss
 
 WORKS = [
@@ -69,3 +72,21 @@ def test_flops_are_those_that_the_compiler_counts_in_the_products():
     text = str(jax.make_jaxpr(f)(*args))
     assert text.count("dot_general") == 3 * (len(work.sizes) - 1) - 1
     assert work.flops == 2 * 16 * (2 * 7 * 9 + 3 * 9 * 8 + 3 * 8 * 5)
+
+
+def compiled(gradient):
+    return graph_benchmark.instructions(jax.jit(gradient).lower(np.ones(3)).compile().as_text())
+
+
+def test_two_programs_are_the_same_when_their_instructions_are():
+    one, two, other = (lambda x: x * jnp.sin(x)), (lambda y: y * jnp.sin(y)), jnp.sin
+    assert compiled(one) == compiled(two) != compiled(other)
+
+
+def test_the_walk_of_the_mlp_is_compiled_to_the_program_of_jax_grad():
+    params, loss = graph_benchmark.mlp(graph_benchmark.nnx.Rngs(0))
+    ours, theirs = (
+        graph_benchmark.instructions(jax.jit(grad(loss)).lower(params).compile().as_text())
+        for grad in (jaxbackprop.grad, jax.grad)
+    )
+    assert ours == theirs
