@@ -3,6 +3,7 @@ keeps and describes every value, beside jax.grad.
 
     python scripts/eager_cost.py                    the models of graph_benchmark.py, and expm
     python scripts/eager_cost.py --models MLP expm --ways grad vjp --rounds 5
+    python scripts/eager_cost.py --ways check_gradients --rounds 3
 
 The figure is the median of the rounds' own ratios, ours over jax's; the first call of each, which
 compiles, is not counted. It takes some minutes.
@@ -24,6 +25,7 @@ from parts.arguments import check
 from parts.progress import doing, told
 
 import jaxbackprop
+from jaxbackprop.check import check_gradients
 
 
 def expm(rngs: nnx.Rngs) -> tuple[Any, Callable]:
@@ -31,7 +33,7 @@ def expm(rngs: nnx.Rngs) -> tuple[Any, Callable]:
     return x, lambda x: jax.scipy.linalg.expm(x).sum()
 
 
-Way = Literal["grad", "value_and_grad", "vjp", "inspect"]
+Way = Literal["grad", "value_and_grad", "vjp", "inspect", "check_gradients"]
 FUNCTIONS = MODELS | {"expm": expm}
 
 
@@ -43,8 +45,8 @@ class Options:
     """Which functions."""
     rounds: int = 9
     """Calls of each in turn."""
-    ways: tuple[Way, ...] = get_args(Way)
-    """Which of ours."""
+    ways: tuple[Way, ...] = get_args(Way)[:-1]
+    """Which of ours: check_gradients, hundreds of evaluations, where it is asked for."""
 
     def __post_init__(self) -> None:
         check(self, rounds=1)
@@ -65,11 +67,16 @@ def inspected(f: Callable) -> Callable:
     return lambda x: jaxbackprop.inspect(f)(x).gradients
 
 
+def checked(f: Callable) -> Callable:
+    return lambda x: [leaf.expected for leaf in check_gradients(f, x).leaves]
+
+
 WAYS: dict[Way, tuple[Callable, Callable]] = {
     "grad": (jaxbackprop.grad, jax.grad),
     "value_and_grad": (jaxbackprop.value_and_grad, jax.value_and_grad),
     "vjp": (pulled(jaxbackprop.vjp), pulled(jax.vjp)),
     "inspect": (inspected, jax.grad),
+    "check_gradients": (checked, jax.grad),
 }
 
 

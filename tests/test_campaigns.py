@@ -32,7 +32,7 @@ def warnings_are_errors():
     ("campaign", "count"),
     [
         *(("kill", 6), ("stop", 4), ("full-disk", 3)),
-        *(("damage", 150), ("idx", 200), ("fuzz", 200), ("check", 30)),
+        *(("damage", 150), ("idx", 200), ("fuzz", 200), ("check", 150)),
     ],
 )
 def test_no_trial_of_a_campaign_fails(campaign, count, seed, tmp_path):

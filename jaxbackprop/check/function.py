@@ -122,7 +122,8 @@ def _of_graph(found: Traced, moving: Moving, own: float) -> Flat:
     if inside > max(eps(kind), *(eps(dtype_name(v)) for v in moving.leaves)):
         notes.append(f"f computes with numbers of eps {inside:.2g} inside: it is held to these")
     # Rounding that turns a decision is another matter.
-    as_here = Decisions.ALL if decided is Decisions.ALL else Decisions.CALM
+    calm = Decisions.CALM if decides(graph) else Decisions.NONE
+    as_here = Decisions.ALL if decided is Decisions.ALL else calm
     shaken = functools.partial(along_lines, found, moving, as_here)
     flat = Flat(x, cost, "float64", tuple(notes), along, graph, inside, shaken)
     if decided is Decisions.ALL or not decides(graph):

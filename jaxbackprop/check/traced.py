@@ -5,7 +5,7 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -46,6 +46,15 @@ class Traced:
         self.graph, self.shape = graph, shape
         self.settled = False  # the same graph each time, as far as was seen
         self.programs: dict[Any, Callable] = {}
+
+    @cached_property
+    def text(self) -> str:
+        return ADDRESS.sub("", str(self.graph))
+
+    @cached_property
+    def numbers(self) -> list:
+        """Inside the graph."""
+        return [*_inside(open_jaxpr(self.graph)[0])]
 
     def program(self, key: Any, make: Callable[[ClosedJaxpr], Callable]) -> Callable:
         """make(graph), compiled once."""
@@ -88,7 +97,7 @@ def _known(found: Traced, f: Callable, what: Any, leaves: Sequence) -> Traced:
         return found
     key = what, tuple(jax.typeof(leaf) for leaf in leaves)
     earlier = of_f.get(key)
-    if earlier and not made_of(found.graph) & CALLBACKS and _alike(earlier.graph, found.graph):
+    if earlier and not made_of(found.graph) & CALLBACKS and _alike(earlier, found):
         found.programs = earlier.programs
         found.settled = earlier.settled and _equal(earlier.graph.consts, found.graph.consts)
     of_f[key] = found
@@ -106,7 +115,7 @@ def is_settled(found: Traced, f: Callable, moving: Moving) -> bool:
     """Is f's graph the same each time, its constants too? NumPy draws while f is traced."""
     begin = time.perf_counter()
     for _ in range(0 if found.settled else AGAIN - 1):
-        if not _same(found.graph, _trace(f, moving)[0]):
+        if not _same(found, Traced(*_trace(f, moving))):
             return False
         if time.perf_counter() - begin > SECONDS:
             break
@@ -114,18 +123,13 @@ def is_settled(found: Traced, f: Callable, moving: Moving) -> bool:
     return True
 
 
-def _same(one: ClosedJaxpr, other: ClosedJaxpr) -> bool:
-    return _alike(one, other) and _equal(one.consts, other.consts)
+def _same(one: Traced, other: Traced) -> bool:
+    return _alike(one, other) and _equal(one.graph.consts, other.graph.consts)
 
 
-def _alike(one: ClosedJaxpr, other: ClosedJaxpr) -> bool:
+def _alike(one: Traced, other: Traced) -> bool:
     """The same but for the constants."""
-    numbers = ([*_inside(open_jaxpr(closed)[0])] for closed in (one, other))
-    return _text(one) == _text(other) and _equal(*numbers)
-
-
-def _text(graph: ClosedJaxpr) -> str:
-    return ADDRESS.sub("", str(graph))
+    return one.text == other.text and _equal(one.numbers, other.numbers)
 
 
 def _numbers(inner: Any) -> Iterator[Any]:
