@@ -66,6 +66,17 @@ def short_sequence_wide_matrix():
 
 
 @program
+def few_rows_and_many_columns():
+    """Products that are worth a turned copy of a factor: of this matrix, in a loop, and of its
+    transpose."""
+
+    def f(W, x):
+        return score(lax.scan(lambda x, V: (jnp.tanh(x @ V) @ V.T, None), x, W)[0])
+
+    return Program(f, normal(0, 2, 3, 256), rows(4, 3))
+
+
+@program
 def heads_by_einsum():
     def f(p, x):
         q, k = (jnp.einsum("td,dhk->htk", x, p[name]) for name in "qk")

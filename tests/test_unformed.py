@@ -84,6 +84,21 @@ def test_what_is_left_unformed_is_one_gradient_an_example(name, x64):
     assert max(gaps(name).values()) <= 1e-12
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "summed_over"),
+    [(3, 256, "([1], [0])"), (256, 3, "([0], [0])"), (3, 4, "([0], [0])")],
+)
+@pytest.mark.parametrize("crossed", [False, True])
+def test_only_a_narrow_factor_of_a_wide_product_is_turned(rows, columns, summed_over, crossed):
+    """So that the first operand, which has the outer axis, is summed over its last one."""
+    of_rows = pairs.Factor(jnp.ones((5, rows)), (("at", 0), columns))
+    of_columns = pairs.Factor(jnp.ones((5, columns)), (("at", 0), 1))
+    u, v = (of_columns, of_rows) if crossed else (of_rows, of_columns)
+    pair = pairs.Pair(u, v, (columns, 1), (rows, columns), (rows, columns))
+    graph = str(jax.make_jaxpr(lambda: pairs.formed(pair))())
+    assert f"dimension_numbers=({summed_over}" in graph
+
+
 WRONG = {
     "no products between the places of a sequence": (pairs, "_apart", lambda pair: pair),
     "no cross terms between two uses": (quantities, "apart", lambda a, b: True),

@@ -17,7 +17,7 @@ from jaxbackprop.network import Network
 
 # Rows of a product: from about FULL on, more of them make it no faster, and an example that has
 # MANY by itself needs few others beside it.
-FULL, MANY = 512, 64
+FULL, MANY = 256, 64
 
 
 class LeafPlan(NamedTuple):

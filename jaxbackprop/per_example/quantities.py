@@ -13,7 +13,6 @@ in m or that has no examples, where one example at a time needs more bytes, and 
 for an f that is not a real scalar and for parameters that are not real.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,16 +22,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from jaxbackprop.graph import unformed
-from jaxbackprop.graph.api import places
 from jaxbackprop.graph.unformed import Leaf
-from jaxbackprop.network import Network
-from jaxbackprop.per_example.batches import count, in_turns
+from jaxbackprop.per_example.asking import Cost, answered, ask, like, means, number
 from jaxbackprop.per_example.bounds import checked, coefficients
-from jaxbackprop.per_example.columns import outer_products
-from jaxbackprop.per_example.fitting import Room, sized
-from jaxbackprop.refusals import check_params
-
-Cost = Network | Callable[[Any, Any], Any]
+from jaxbackprop.per_example.fitting import Room
 
 
 def gradient_norms(
@@ -48,7 +41,7 @@ def gradient_norms(
         squares = jax.tree.leaves(squared_norms(f, microbatch=microbatch)(params, batch))
         return jnp.sqrt(sum(squares)).astype(jnp.result_type(*jax.tree.leaves(params)))
 
-    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
+    return answered(f, of, microbatch, checkpoint)
 
 
 def squared_norms(
@@ -57,10 +50,10 @@ def squared_norms(
     """‖gᵢ‖² of each example and leaf: a tree like params, in float32 at least."""
 
     def of(params, batch, microbatch):
-        _, squares = _ask(f, params, batch, microbatch, lambda leaves: ((), _squares(leaves)))
+        _, squares = ask(f, params, batch, microbatch, lambda leaves: ((), _squares(leaves)))
         return jax.tree.unflatten(jax.tree.structure(params), squares)
 
-    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
+    return answered(f, of, microbatch, checkpoint)
 
 
 def gradients(
@@ -75,10 +68,10 @@ def gradients(
         def form(leaves):
             return (), list(map(unformed.formed_each, leaves))
 
-        _, formed = _ask(f, params, batch, microbatch, form)
+        _, formed = ask(f, params, batch, microbatch, form)
         return jax.tree.unflatten(jax.tree.structure(params), formed)
 
-    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
+    return answered(f, of, microbatch, checkpoint)
 
 
 class Clipped(NamedTuple):
@@ -123,11 +116,11 @@ def clipped_mean(
             clipped = jnp.any(jnp.stack(shares) < 1, 0) & ~bad
             return (list(map(unformed.total, leaves, shares)), clipped.sum(), bad.sum()), ()
 
-        (sums, clipped, bad), _ = _ask(f, params, batch, microbatch, clip)
-        mean = _means(sums, params, _count(f, batch))
+        (sums, clipped, bad), _ = ask(f, params, batch, microbatch, clip)
+        mean = means(sums, params, number(f, batch))
         return Clipped(mean, clipped, bad) if counts else mean
 
-    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
+    return answered(f, of, microbatch, checkpoint)
 
 
 def weighted_mean(
@@ -144,7 +137,7 @@ def weighted_mean(
     """
 
     def of(params, batch, microbatch):
-        m = _count(f, batch)
+        m = number(f, batch)
         if jnp.shape(weights) != (m,):
             raise ValueError(
                 f"weights has the shape {jnp.shape(weights)}, expected one weight for each of the "
@@ -154,10 +147,10 @@ def weighted_mean(
         def weigh(leaves, weights):
             return [unformed.total(leaf, weights) for leaf in leaves], ()
 
-        sums, _ = _ask(f, params, batch, microbatch, weigh, jnp.asarray(weights))
-        return _means(sums, params, m)
+        sums, _ = ask(f, params, batch, microbatch, weigh, jnp.asarray(weights))
+        return means(sums, params, m)
 
-    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
+    return answered(f, of, microbatch, checkpoint)
 
 
 def second_moment(
@@ -174,10 +167,10 @@ def second_moment(
         def square(leaves):
             return list(map(unformed.total_squares, leaves)), ()
 
-        sums, _ = _ask(f, params, batch, microbatch, square)
-        return _means(sums, params, _count(f, batch))
+        sums, _ = ask(f, params, batch, microbatch, square)
+        return means(sums, params, number(f, batch))
 
-    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
+    return answered(f, of, microbatch, checkpoint)
 
 
 def variance(
@@ -194,14 +187,14 @@ def variance(
             squares = list(map(unformed.total_squares, leaves))
             return (squares, list(map(unformed.total, leaves))), ()
 
-        (squares, sums), _ = _ask(f, params, batch, microbatch, both)
-        m = _count(f, batch)
+        (squares, sums), _ = ask(f, params, batch, microbatch, both)
+        m = number(f, batch)
         if m == 1:
-            return _like(params, list(map(jnp.zeros_like, sums)))
+            return like(params, list(map(jnp.zeros_like, sums)))
         pairs = zip(squares, sums, strict=True)
-        return _like(params, [jnp.maximum(s / m - jnp.square(g / m), 0) for s, g in pairs])
+        return like(params, [jnp.maximum(s / m - jnp.square(g / m), 0) for s, g in pairs])
 
-    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
+    return answered(f, of, microbatch, checkpoint)
 
 
 class NoiseScale(NamedTuple):
@@ -227,7 +220,7 @@ def gradient_noise_scale(
     """
 
     def of(params, batch, microbatch):
-        m = _count(f, batch)
+        m = number(f, batch)
         if m < 2:
             raise ValueError("the batch has 1 example: a noise scale needs at least two")
 
@@ -235,70 +228,13 @@ def gradient_noise_scale(
             squares = sum(map(jnp.sum, _squares(leaves)))
             return (squares, list(map(unformed.total, leaves))), ()
 
-        (squares, sums), _ = _ask(f, params, batch, microbatch, both)
+        (squares, sums), _ = ask(f, params, batch, microbatch, both)
         single, whole = squares / m, sum(jnp.sum(jnp.square(g / m)) for g in sums)
         noise, signal = (single - whole) * m / (m - 1), (m * whole - single) / (m - 1)
         return NoiseScale(noise / signal, noise, signal)
 
-    return sized(of, functools.partial(_count, f), microbatch, checkpoint)
-
-
-def checked_params(params: Any) -> None:
-    """TypeError unless all parameters are real arrays."""
-    places((0,), (params,))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if jnp.iscomplexobj(leaf):
-            raise TypeError(
-                f"params{jax.tree_util.keystr(path)} is {leaf.dtype}: the norm of a gradient is "
-                "of real parameters, so give its real and imaginary parts"
-            )
+    return answered(f, of, microbatch, checkpoint)
 
 
 def _squares(leaves: list[Leaf]) -> list[Float[Array, " m"]]:
     return list(map(unformed.squared_norms, leaves))
-
-
-def _ask(
-    f: Cost, params: Any, batch: Any, microbatch: int | None, question: Callable, *beside: Array
-) -> tuple[Any, Any]:
-    """question(the gradients by each leaf, *beside) -> (sums, rows), of all examples together.
-
-    What stands beside the batch has a first axis of examples as well.
-    """
-    if isinstance(f, Network):
-        check_params(f, params)
-    checked_params(params)
-    m = _count(f, batch)
-
-    def of_part(part, size):
-        batch, beside = part
-        if isinstance(f, Network):
-            leaves = outer_products(f, params, *(jnp.swapaxes(x, -1, -2) for x in batch))
-        else:
-            leaves = unformed.unformed(f, params, batch, size)
-        return question(leaves, *beside)
-
-    return in_turns(of_part, (_examples(f, batch), beside), m, microbatch)
-
-
-def _examples(f: Cost, batch: Any) -> Any:
-    """The batch with the examples along the first axis, as arrays."""
-    if not isinstance(f, Network):
-        return jax.tree.map(lambda x: x if hasattr(x, "dtype") else jnp.asarray(x), batch)
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise ValueError("the batch of a network is (x, y), and this is something else")
-    return [jnp.swapaxes(jnp.asarray(x), -1, -2) for x in batch]
-
-
-def _count(f: Cost, batch: Any) -> int:
-    return count(batch, axis=1 if isinstance(f, Network) else 0)
-
-
-def _means(sums: list[Array], params: Any, m: int) -> Any:
-    return _like(params, [g / m for g in sums])
-
-
-def _like(params: Any, leaves: list[Array]) -> Any:
-    """A tree like params, each leaf in the dtype of its parameter."""
-    own, tree = jax.tree.flatten(params)
-    return tree.unflatten([x.astype(jnp.result_type(p)) for x, p in zip(leaves, own, strict=True)])

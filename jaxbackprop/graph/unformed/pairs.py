@@ -18,7 +18,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
+WIDE = 256  # columns of a product, from which on its first operand is worth a turned copy
 Names = tuple  # of numbers and tuples, one an axis
 
 
@@ -63,7 +65,7 @@ def formed(pair: Pair, onto: jax.Array | None = None) -> jax.Array:
     if isinstance(u, Rows):
         found = _scatter(u, v, pair, there)
     else:
-        found = contract(u, v, pair.names).array
+        found = _product(u, v, pair.names)
         found = found if there is None else there + found
     return found.reshape(pair.shape)
 
@@ -129,6 +131,29 @@ def contract(a: Factor, b: Factor, names: Sequence) -> Factor:
         preferred_element_type=wide(jnp.promote_types(a.array.dtype, b.array.dtype)),
     )
     return Factor(array, tuple(names))
+
+
+def _product(u: Factor, v: Factor, names: Names) -> jax.Array:
+    """Σ u v. On CPUs XLA has a fast product for a first operand that is summed over its last axis.
+
+    It turns none by itself. The first operand is the factor with the parameter's outer axis; if it
+    is the narrower one, and the other wide, a turned copy of it costs little beside the product.
+    """
+    if _own(v, u, names) > _own(u, v, names):
+        u, v = v, u
+    (_, rows), (_, columns) = _own(u, v, names), _own(v, u, names)
+    summed = [name for name in v.names if name in u.names and name not in names]
+    order = [*(name for name in u.names if name not in summed), *summed]
+    if columns >= max(rows, WIDE) and order != [*u.names]:
+        turned = jnp.transpose(u.array, [u.names.index(name) for name in order])
+        u = Factor(lax.optimization_barrier(turned), tuple(order))
+    return contract(u, v, names).array
+
+
+def _own(factor: Factor, other: Factor, names: Names) -> tuple[int, int]:
+    """The greatest stride and the number of places of the axes that this factor alone has."""
+    own = {n: size for n, size in _lengths(factor).items() if n in names and n not in other.names}
+    return max((n for n in own if isinstance(n, int)), default=0), _size(own)
 
 
 def _meet(a: Factor | Rows, b: Factor | Rows, others: Collection) -> Factor:

@@ -5,6 +5,7 @@ the examples summed. Where an inner product costs more than the gradient itself,
 few examples at a time, so that no more is held at once than the factors are.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from jaxbackprop.graph.unformed.pairs import (
 from jaxbackprop.graph.unformed.sites import KINDS, Kind, Site
 from jaxbackprop.graph.unformed.views import apart, is_whole, same_place
 
+FEW = 8  # rows that are summed in one pass over all of them
 CLOSE = 2**20  # numbers: 4 MiB of float32
 
 
@@ -76,7 +78,7 @@ def total(leaf: Leaf, weights: jax.Array | None = None) -> jax.Array:
     elif leaf.dense is not None:
         dense = leaf.dense.astype(found.dtype)
         weights = jnp.ones(leaf.m) if weights is None else weights
-        found += _sum_of_rows(weights.astype(found.dtype), _chosen(dense, weights, 0))
+        found += _sum_of_rows(weights.astype(found.dtype), dense)
     return found
 
 
@@ -236,8 +238,12 @@ def _weighted(array: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
 
 
 def _sum_of_rows(weights: jax.Array, rows: jax.Array) -> jax.Array:
-    """Σ wᵢ rowᵢ as a product: a sum over the first axis jumps from row to row for each number."""
-    return jnp.tensordot(weights, rows, 1, precision=lax.Precision.HIGHEST)
+    """Σ wᵢ rowᵢ, of few rows in one pass and of more as a product: a sum over the first axis jumps
+    from row to row for each number."""
+    if len(rows) > FEW:
+        return jnp.tensordot(weights, _chosen(rows, weights, 0), 1, precision=lax.Precision.HIGHEST)
+    parts = zip(weights, rows, strict=True)
+    return functools.reduce(jnp.add, [jnp.where(w != 0, w * row, 0) for w, row in parts])
 
 
 def _along(weights: jax.Array, array: jax.Array, axis: int) -> jax.Array:
