@@ -21,6 +21,8 @@ def _differences(flat: Flat, leaves: list[Leaf], scatter: float) -> str:
     """How the differences were taken."""
     text = [f"differences: in {flat.dtype}, of f = {flat.cost:.6g} ± {scatter:.1g}", *flat.notes]
     text += [_turned(leaf) for leaf in leaves if leaf.turned]
+    if coarse := [leaf.name for leaf in leaves if _is_coarse(leaf, flat.cost, scatter)]:
+        text.append(f"known to no better than 10 %, for f has few digits: {', '.join(coarse)}")
     between = [kink for leaf in leaves for kink in leaf.kinks]
     text += [_kink(*kink) for kink in between[:SHOWN]]
     if len(between) > SHOWN:
@@ -29,6 +31,11 @@ def _differences(flat: Flat, leaves: list[Leaf], scatter: float) -> str:
         shown = ", ".join(open_[:SHOWN]) + (", …" if len(open_) > SHOWN else "")
         text.append(f"no slope that settles, {_cause(flat)}: {shown}")
     return "\n".join(text)
+
+
+def _is_coarse(leaf: Leaf, cost: float, scatter: float) -> bool:
+    """Is the bound wide because the values of f are coarse?"""
+    return scatter > 1e-6 * abs(cost) and leaf.bound > 0.1 * float(np.linalg.norm(leaf.expected))
 
 
 def _turned(leaf: Leaf) -> str:
