@@ -11,7 +11,7 @@ from jax import export
 from jaxbackprop import checkpoint
 from jaxbackprop.checkpoint import within
 from jaxbackprop.graph import grad, value_and_grad, vjp
-from jaxbackprop.graph.budget import asking, planning, simulation
+from jaxbackprop.graph.budget import asking, emission, memory, planning, simulation
 
 X = jax.random.normal(jax.random.key(0), (256, 32))
 
@@ -154,6 +154,47 @@ def test_a_first_prediction_is_what_the_program_needs(f, share):
     ):  # what a sum stretches or a product lays out anew would be there all the time
         early = [g._replace(spread=frozenset(), copied=frozenset()) for g in graph.groups]
         assert planning.compiled_bytes(graph._replace(groups=early), order) > 1.1 * compiled
+
+
+def test_a_program_that_is_only_tried_needs_the_bytes_of_the_one_that_runs(monkeypatch):
+    for f, share in itertools.product((attention, loops, keys_in_a_loop), (1, 0.5)):
+        graphs = planning.graphs_of(asking.graph_of(f, (layers(3), X)))
+        found = planning.cheapest(graphs, int(share * simulation.plain(graphs[0]).peak))
+        graph, order = found or (graphs[-1], simulation.least(graphs[-1])[0])
+        tried = planning.compiled_bytes(graph, order)
+        with monkeypatch.context() as patch:
+            patch.setattr(planning, "TRIED", {})
+            assert planning.compiled_bytes(graph, order) == tried
+
+
+def test_what_is_evaluated_is_read_before_it_is_evaluated_again():
+    graph = planning.graphs_of(asking.graph_of(dense, (layers(6), X)))[0]
+    order = simulation.best(graph, 164_000)
+    last = memory.ends(graph, order.steps)
+    results = set(graph.joint.outputs)
+    assert len(order.steps) > len(graph.groups)
+    for time, step in enumerate(order.steps):
+        writes = graph.groups[step].writes
+        assert any(last[v, time] > time or v in results for v in writes)
+
+
+def test_a_value_is_written_over_only_where_its_other_readers_are_done(monkeypatch):
+    graph = planning.graphs_of(asking.graph_of(dense, (layers(8), X)))[0]
+    order = simulation.best(graph, 230 * 1024)
+    expected = simulation.predicted(graph, order)
+    assert planning.compiled_bytes(graph, order) <= 1.01 * expected
+    monkeypatch.setattr(emission.Evaluation, "in_turn", lambda self, group: {})
+    assert planning.compiled_bytes(graph, order) > 1.1 * expected
+
+
+def test_sums_over_arrays_with_dimensions_of_one_element_are_the_same():
+    def f(w):
+        y = jnp.tanh(X[None, :, None] @ w)
+        return ((y * y.sum((0, 1), keepdims=True)).sum((1, 2)) ** 2).sum()
+
+    w = layers(1)[0][0]
+    least = checkpoint.least(f, w).bytes
+    same(value_and_grad(f, checkpoint=within(least))(w)[1], jax.grad(f)(w))
 
 
 def test_asked_for_what_jax_grad_needs_nothing_is_computed_again():

@@ -1,8 +1,10 @@
 """Ties between arrays, that XLA may not compute, keep or replace one of them before another.
 
 XLA on CPU drops optimization barriers before its last search for common subexpressions and before
-it decides which arrays of a loop need a copy. A number that it cannot know, and that is always 0,
-holds where a barrier does not. `tie` is that number on a CPU and a barrier elsewhere.
+it decides which arrays of a loop need a copy. Two things hold where a barrier does not: a number
+that it cannot know, and that is always 0, which is fused with what reads it (`tie`, on a CPU); and
+a call that it is told not to look into, whose result is an array in memory
+(`array_of_its_own`). Elsewhere both are barriers.
 """
 
 from collections.abc import Iterable
@@ -11,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Inexact, Int, Shaped
@@ -46,20 +49,26 @@ def tie(delta: Inexact[Array, "*n"], array: Shaped[Array, "*a"]) -> Shaped[Array
     return _tie.bind(delta, array)
 
 
-def array_of_its_own(array: Shaped[Array, "*a"]) -> Shaped[Array, "*a"]:
-    """The array, in memory: later readers find it there.
+def array_of_its_own(
+    array: Shaped[Array, "*a"], done: Inexact[Array, "*n"] | None = None
+) -> Shaped[Array, "*a"]:
+    """The array, in memory: later readers find it there, and once `done` is there, if that is told.
 
     XLA computes a sum again in each loop that reads it, and keeps the summands instead. It does not
-    see through a loop of no turns.
+    see through a call that it is told to leave; of nothing but a barrier, that takes no time.
     """
     plain = array.size and not jnp.issubdtype(array.dtype, jax.dtypes.extended)
-    return _own.bind(array) if plain else array
+    return _own.bind(array if done is None else done, array) if plain else array
 
 
-def _loop_of_no_turns(array: Array) -> Array:
-    turns = _zero(array)
-    other = jnp.logical_not if array.dtype == bool else jnp.negative
-    return lax.while_loop(lambda s: s[0] < turns, lambda s: (s[0] + 1, other(s[1])), (0, array))[1]
+@jax.jit
+def _behind_a_barrier(done: Array, array: Array) -> Array:
+    return lax.optimization_barrier((done, array))[1]
+
+
+def _by_a_call(done: Array, array: Array) -> Array:
+    with set_xla_metadata(inlineable="false"):
+        return _behind_a_barrier(done, array)
 
 
 def _zero(array: Array) -> Int[Array, ""]:
@@ -91,13 +100,14 @@ ad.deflinear2(_tie, lambda ct, delta, array: [None, ct])
 
 
 _own = Primitive("array_of_its_own")
-_own.def_impl(lambda array: array)
-_own.def_abstract_eval(lambda array: array)
+_own.def_impl(lambda done, array: array)
+_own.def_abstract_eval(lambda done, array: array)
 mlir.register_lowering(
-    _own, mlir.lower_fun(lambda array: lax.optimization_barrier(array), multiple_results=False)
+    _own,
+    mlir.lower_fun(
+        lambda done, array: lax.optimization_barrier((done, array))[1], multiple_results=False
+    ),
 )
-mlir.register_lowering(
-    _own, mlir.lower_fun(_loop_of_no_turns, multiple_results=False), platform="cpu"
-)
-batching.defvectorized(_own)
-ad.deflinear2(_own, lambda ct, array: [ct])
+mlir.register_lowering(_own, mlir.lower_fun(_by_a_call, multiple_results=False), platform="cpu")
+batching.primitive_batchers[_own] = lambda values, places: (_own.bind(*values), places[1])
+ad.deflinear2(_own, lambda ct, done, array: [None, ct])

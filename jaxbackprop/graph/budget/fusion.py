@@ -86,7 +86,9 @@ def _is_virtual(operation: Operation, readers: list[Operation], as_well: bool) -
 
 
 def _fuses(operation: Operation) -> bool:
-    """Does it read what is virtual?"""
+    """Does it read what is virtual? A library's sum of everything reads an array."""
+    if operation.name in REDUCTIONS and operation.equation.outvars[0].aval.shape == ():
+        return False
     return operation.name in FUSING or is_loop(operation.equation)
 
 

@@ -100,7 +100,7 @@ def form(joint: Joint, choices: Choices | None = None) -> Groups:
                 sum(cost(o, avals, choices) for o in within),
                 workspace(operation, avals, choices)
                 + sum(size(avals[operation.reads[p]]) for p in copied | shared(operation, readers)),
-                is_loop(operation.equation) and not apart,
+                is_loop(operation.equation),
                 apart,
                 spread(members, operations, avals),
                 copied,

@@ -11,6 +11,8 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from jax.extend.core import Literal
+
 from jaxbackprop.graph.budget.groups import Groups
 from jaxbackprop.graph.budget.memory import lives, lodging, need, packed, peak
 
@@ -120,6 +122,20 @@ def predicted(graph: Groups, order: Order) -> int:
     return packed(lives(graph, order.steps, lodging(graph, order.steps)))
 
 
+def read_ones(graph: Groups, steps: Sequence[int]) -> list[int]:
+    """The order without evaluations that nothing reads: what was dropped again before that."""
+    results = {v for v in graph.joint.outputs if not isinstance(v, Literal)}
+    wanted: set[int] = set()
+    found = []
+    for step in reversed(steps):
+        group = graph.groups[step]
+        if group.once or any(v in wanted or v in results for v in group.writes):
+            found.append(step)
+            wanted.difference_update(group.writes)
+            wanted.update(group.reads)
+    return found[::-1]
+
+
 class Simulation:
     """One run through a memory of `room` bytes; `run()` gives the groups in their order."""
 
@@ -146,7 +162,7 @@ class Simulation:
         for time in range(len(self.graph.groups)):
             self.now = time
             self.compute(time)
-        return self.order
+        return read_ones(self.graph, self.order)
 
     def next_use(self, v: int) -> int | None:
         """The first group after this one that reads the value."""

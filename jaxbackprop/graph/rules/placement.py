@@ -7,12 +7,12 @@ from jaxbackprop.graph.rules.table import rule
 
 @rule("copy", "copy_p", "optimization_barrier", "name", "stage", "xla_metadata_value")
 @rule("sharding_constraint", "layout_constraint", "relayout", "shard_alike")
-@rule("array_of_its_own", "one_at_a_time")  # of a gradient with checkpoint=within(bytes)
+@rule("one_at_a_time")  # of a gradient with checkpoint=within(bytes)
 def same(cts, outs, *xs, **params):
     return tuple((lambda ct=ct: ct) for ct in cts)
 
 
-@rule("tie")
+@rule("tie", "array_of_its_own")
 def tie(cts, outs, x, y):
     """y, once x is there."""
     (ct,) = cts
