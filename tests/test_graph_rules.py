@@ -173,6 +173,7 @@ CASES = {
     "random loggamma": (lambda a: jax.random.loggamma(jax.random.key(0), a), jnp.array([0.1, 2])),
     "betainc": (lambda x: jax.scipy.special.betainc(2.0, 3.0, x), jnp.array([0.2, 0.7])),
     "log2": (jnp.log2, draw(4) ** 2),
+    "prod, under vmap": (jax.vmap(jnp.prod), draw(2, 4)),
     "cumsum": (lambda x: lax.cumsum(x, 1), draw(2, 4)),
     "cumsum, reversed": (lambda x: lax.cumsum(x, 0, reverse=True), draw(3, 4)),
     "cumprod": (lambda x: lax.cumprod(x, 1, reverse=True), draw(2, 4)),

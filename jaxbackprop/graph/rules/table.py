@@ -7,7 +7,7 @@ does not change with the input smoothly. The walk calls only the entries that it
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -109,7 +109,7 @@ def placed(value: Any, aval: Any) -> Any:
     return jax.sharding.reshard(value, home) if moves else value
 
 
-def undivided(value: Any, axes: Sequence[int]) -> Any:
+def undivided(value: Any, axes: Sequence[SupportsIndex]) -> Any:
     """A value of which each device has these axes whole."""
     home = explicit_sharding(jax.typeof(value))
     if home is None:
