@@ -191,7 +191,8 @@ def main(options: Options) -> None:
     table = Table(title="jaxbackprop.grad / jax.grad, jitted", title_justify="left")
     names = ("time", "quartiles", "ours ms", "jax ms", "memory", "ours MiB", "jax MiB", "compile")
     for name in ("model", *names, "ours s", "jax s", "program"):
-        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+        narrow = name.replace(" ", "\n")
+        table.add_column(narrow, justify="left" if name == "model" else "right", no_wrap=True)
     for name in options.models:
         doing(name)
         row = found[name] = measure(MODELS[name], options.rounds)
