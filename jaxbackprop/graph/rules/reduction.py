@@ -39,10 +39,9 @@ def reduce_prod(cts, outs, x, *, axes, **params):
     def back():
         if x.size == 0:
             return x
-        along = list(map(int, axes))  # jnp.prod's are NumPy's
-        kept = [d for d in range(x.ndim) if d not in along]
-        order = [*kept, *along]
-        rows = lax.transpose(undivided(x, along), order).reshape(*(x.shape[d] for d in kept), -1)
+        kept = [d for d in range(x.ndim) if d not in axes]
+        order = (*kept, *axes)
+        rows = lax.transpose(undivided(x, axes), order).reshape(*(x.shape[d] for d in kept), -1)
         one = jnp.ones_like(rows[..., :1])
         axis = rows.ndim - 1
         before = lax.cumprod(jnp.concatenate([one, rows[..., :-1]], axis), axis)
