@@ -4,7 +4,7 @@
     python scripts/watch_benchmark.py --rounds 5 --size 0.25
 
 Time is the median of the rounds' own ratios, with its quartiles; bytes are what the compiled
-program sets aside beside arguments and results; tracing and compiling are timed once for each,
+program sets aside beside arguments and results; tracing and compiling are timed five times in turn,
 without jax's caches.
 """
 
@@ -16,6 +16,7 @@ from typing import Any, Literal
 import command  # noqa: F401
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import tyro
 from parts.arguments import check
@@ -137,15 +138,18 @@ def steps(loss: Loss) -> dict[str, Callable]:
     return {"unwatched": plain} | {of: functools.partial(watched, of) for of in OF}
 
 
-def programs(loss: Loss, params: Any, x: jax.Array) -> dict[str, tuple[Any, float]]:
-    """Each step compiled, and the seconds that it took: each as the first, after one that does not
-    count."""
+def programs(loss: Loss, params: Any, x: jax.Array) -> tuple[dict[str, Any], dict]:
+    """Each step compiled, and the seconds that it took in each of five rounds, after one that does
+    not count."""
     state = optax.adam(1e-3).init(params)
-    found = {}
-    for name, step in [("unwatched", steps(loss)["unwatched"]), *steps(loss).items()]:
-        jax.clear_caches()
-        found[name] = compiled(step, params, state, x)
-    return found
+    found, seconds = {}, {name: [] for name in steps(loss)}
+    for turn in range(6):
+        for name, step in steps(loss).items():
+            jax.clear_caches()
+            found[name], taken = compiled(step, params, state, x)
+            if turn:
+                seconds[name].append(taken)
+    return found, {name: np.array(taken) for name, taken in seconds.items()}
 
 
 @told
@@ -156,19 +160,17 @@ def main(options: Options) -> None:
         make, m = MODELS[name]
         params, loss, x = make(max(1, round(m * options.size)))
         doing(f"{name}: compiling")
-        found = programs(loss, params, x)
+        found, compiling = programs(loss, params, x)
         state = optax.adam(1e-3).init(params)
         doing(f"{name}: measuring")
         seconds = interleaved(
-            {k: functools.partial(program, params, state, x) for k, (program, _) in found.items()},
+            {k: functools.partial(program, params, state, x) for k, program in found.items()},
             options.rounds,
         )
-        base, base_seconds = found["unwatched"]
         for of in OF:
-            program, compiling = found[of]
             time, low, high = ratio(seconds, of, "unwatched")
-            size = temporary_bytes(program) / temporary_bytes(base)
-            longer = compiling / base_seconds
+            size = temporary_bytes(found[of]) / temporary_bytes(found["unwatched"])
+            longer, _, _ = ratio(compiling, of, "unwatched")
             print(
                 f"{name}, {of}: "
                 f"time {time:.3f} [{low:.2f}–{high:.2f}] {verdict(time, BARS['time'])}, "

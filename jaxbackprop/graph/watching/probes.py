@@ -36,7 +36,7 @@ def norm_max(x: Inexact[Array, "..."]) -> NormMax:
     nothing but x is read, for what both of them read would be written first.
     """
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    largest = jnp.max(jnp.abs(wide), initial=0)
+    largest = jnp.max(jnp.abs(wide)) if x.size else jnp.zeros((), wide.real.dtype)
     far = jnp.finfo(largest.dtype).maxexp
     small, large = (largest < 2.0 ** (-0.4 * far)), (largest > 2.0 ** (0.3 * far))
     factor = jnp.where(small, 2.0 ** (0.75 * far), jnp.where(large, 2.0 ** (-0.75 * far), 1.0))
