@@ -317,3 +317,13 @@ def test_a_wrong_reading_of_a_rule_is_noticed(name, monkeypatch):
     monkeypatch.setitem(STRUCTURE, "custom_vjp_call", WRONG[name])
     with pytest.raises((AssertionError, TypeError)):
         test_a_rule_of_ones_own_is_used_as_jax_uses_it(name)
+
+
+def test_a_rule_takes_from_a_constant_of_its_graph_as_from_an_array():
+    """Under jit it is NumPy's, which takes no traced index; `odeint` does so."""
+    looked_up = own_vjp(
+        lambda x, table: x * table.sum(),
+        lambda x, table: (x * table.sum(), table),
+        lambda table, ct: (jax.lax.fori_loop(0, 2, lambda i, s: s + ct * table[i], 0.0), None),
+    )
+    assert grad(jax.jit(lambda x: looked_up(x, jnp.array([2.0, 3.0]))))(1.0) == 5

@@ -102,6 +102,12 @@ def on_devices(masked):
     return lambda x: jnp.sum(mapped(x))
 
 
+def begins_at_inf(w):
+    """A sum of probabilities from none at all, whose own result is -Inf besides."""
+    step = lambda a, x: (jnp.logaddexp(a, a[::-1]) + x, None)  # noqa: E731
+    return jnp.sum(jax.lax.scan(step, jnp.full(3, -jnp.inf), w, reverse=True)[0])
+
+
 ROWS = jnp.array([[0.0, 0.0, 0.0], [1.0, 0.5, 0.1], [0.2, 0.1, 0.0]])
 MASK = jnp.array([[True, False, True], [False, False, False]])
 TRAPS = {
@@ -120,6 +126,7 @@ TRAPS = {
     "on a device, forward": (on_devices(False), (0 * X,)),
     "on a device, backward": (on_devices(True), (X - X[0],)),
     "with a repair of the line of its caller": (lambda x: jnp.sum(jnp.linalg.norm(x - X)), (X,)),
+    "NaN of Inf, and Inf besides": (begins_at_inf, (W[:2],)),
     "in nested scans, computed again": (in_nested_scans, (W, X)),
 }
 

@@ -93,7 +93,7 @@ def custom_vjp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
     found = forward(jaxpr, consts, primals, [False] * len(flags)).outputs
     kept = len(found) - len(equation.outvars)
     own = iter(found[:kept])
-    residuals = [next(own) if source is None else inputs[source] for source in forwarded]
+    residuals = [_indexable(next(own) if k is None else inputs[k]) for k in forwarded]
 
     def pull(cts):
         filled = [
@@ -103,6 +103,13 @@ def custom_vjp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
         return [None] * count + _contributions(params["bwd"], residuals, filled, flags)
 
     return found[kept:], pull
+
+
+def _indexable(x: Any) -> Any:
+    """A constant of a graph may be NumPy's, which takes no index that is traced; a rule, as
+    odeint's, counts on jax's."""
+    known = isinstance(x, jax.Array) or not hasattr(x, "dtype") or x.dtype == jax.dtypes.float0
+    return x if known else jnp.asarray(x)
 
 
 def _contributions(bwd: Any, residuals: list, cts: list, wanted: Sequence[bool]) -> list:

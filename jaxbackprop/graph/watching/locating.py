@@ -83,13 +83,14 @@ def _nobody(visit: Any) -> Any:
 def _search(traced: Traced, has_aux: bool, reaches: tuple[str, ...]) -> Origin:
     """What was made of finite numbers; if that is not the cause, NaN made of Inf; else the given.
 
-    Operations that only carry numbers on are left out at first: there are many.
+    Operations that only carry numbers on are left out at first: there are many. Where Inf was given
+    only NaN is a spoiled result.
     """
     for of_inf in (False, True):
         chosen = _equations(traced.sites, carriers=of_inf)
-        run = _program(traced, plan(chosen, witnesses(chosen, of_inf)), has_aux)
+        run = _program(traced, plan(chosen, witnesses(chosen, of_inf)), has_aux, of_inf)
         found = _bisect(chosen, run)
-        if found is not None:
+        if found is not None and not (of_inf and found == NOTHING):
             break
     else:
         return _given(traced, reaches)
@@ -135,7 +136,9 @@ def _equations(sites: Sequence[Site], carriers: bool) -> list[Site]:
     return [s for s in sites if s.key in chosen and s.equation.primitive.name not in left_out]
 
 
-def _program(traced: Traced, plan: Plan, has_aux: bool) -> Callable[[Ears], tuple]:
+def _program(
+    traced: Traced, plan: Plan, has_aux: bool, nan_alone: bool = False
+) -> Callable[[Ears], tuple]:
     """The compiled function of the ears: (what is not finite, what is seen, what is heard).
 
     The constants of the graph are arguments, so that nothing is computed while compiling.
@@ -146,7 +149,8 @@ def _program(traced: Traced, plan: Plan, has_aux: bool) -> Callable[[Ears], tupl
         graph = ClosedJaxpr(traced.graph.jaxpr, consts)
         whole = visited(traced._replace(graph=graph, leaves=leaves), plan, has_aux)
         (value, (_, seen)), (gradients, heard) = value_and_grad(whole, (0, 1), True)(wanted, ears)
-        bad = [~jnp.all(jnp.isfinite(each)) for each in (value, *gradients)]
+        ill = jnp.isnan if nan_alone else lambda x: ~jnp.isfinite(x)
+        bad = [jnp.any(ill(each)) for each in (value, *gradients)]
         return bad, {n: each for n, (each, _) in seen.items()}, heard
 
     arguments = traced.graph.consts, [jnp.asarray(x) for x in traced.leaves], traced.wanted

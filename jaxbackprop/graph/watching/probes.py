@@ -5,7 +5,6 @@ A backward pass has no other outlet: what it computes are gradients of inputs. S
 a gradient leave it as the gradient of an input that nothing depends on.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact, Real
 
-from jaxbackprop.checkpoint.ties import tie
+from jaxbackprop.checkpoint.ties import array_of_its_own
 from jaxbackprop.graph.watching.rewriting import Ears, Visit
 from jaxbackprop.graph.watching.sites import PRODUCTS, Site
 
@@ -63,19 +62,16 @@ def taking(statistics: Statistics) -> Callable[[Visit], tuple[list, dict[int, An
         outputs, seen = visit.run(), {}
         for k, n in visit.numbers.items():
             # Without the stop a loop would store what the statistics' own gradient needs; without
-            # the ties XLA may go on first, and keep what it computes the value of once more.
+            # an order XLA may go on first, and keep what it computes the value of once more.
             seen[n] = statistics(lax.stop_gradient(outputs[k]))
             if visit.equation.primitive.name not in PRODUCTS:  # which stand in memory anyhow
-                outputs[k] = functools.reduce(_behind, jax.tree.leaves(seen[n]), outputs[k])
+                for statistic in jax.tree.leaves(seen[n]):
+                    outputs[k] = array_of_its_own(outputs[k], statistic)
             if n in visit.ears:
                 outputs[k] = probe(outputs[k], visit.ears[n], statistics)
         return outputs, seen
 
     return visitor
-
-
-def _behind(x: Any, statistic: Any) -> Any:
-    return tie(statistic, x)
 
 
 def probe(x: Inexact[Array, "..."], ear: Any, statistics: Statistics) -> Inexact[Array, "..."]:
