@@ -28,6 +28,7 @@ def pushed(inner):
 
 
 OURS, JAX = jaxbackprop.grad, jax.grad
+QUICK = {"xla_backend_optimization_level": 0}  # what runs once: the compiler need not try hard
 JAXS_NESTED, JAXS_PUSHED = nested(JAX, JAX), pushed(JAX)
 
 # Each nesting, and what jax has in its place.
@@ -48,10 +49,10 @@ def traced(second, f, xs, directions):
     return lambda xs: out.unflatten(jax.extend.core.jaxpr_as_fun(closed)(*jax.tree.leaves(xs)))
 
 
-def by_differences(f, xs, directions, h):
-    """H d from two of jax's gradients."""
+def by_differences(f, xs, directions, h, gradient=JAX):
+    """H d from two gradients."""
 
-    def gradient(t):
-        return jax.grad(f)(jax.tree.map(lambda x, d: x + t * d, xs, directions))
+    def at(t):
+        return gradient(f)(jax.tree.map(lambda x, d: x + t * d, xs, directions))
 
-    return jax.tree.map(lambda a, b: (a - b) / (2 * h), gradient(h), gradient(-h))
+    return jax.tree.map(lambda a, b: (a - b) / (2 * h), at(h), at(-h))

@@ -64,6 +64,17 @@ def test_a_wrong_second_derivative_would_be_seen():
     assert [o.verdict for o in judge_twice(harness, too_much)] == [WRONG]
 
 
+@pytest.mark.parametrize("of", ["acosh float32", "acosh complex64", "sign complex64"])
+def test_second_derivatives_are_fs_where_jaxs_first_is_not(of):
+    """Before 0.12: a complex sign is not flat, nor has acosh that slope left of 0, or below 1."""
+    name, dtype = of.split()
+    harness = next(h for h in harnesses() if (h.group_name, np.dtype(h.dtype)) == (name, dtype))
+    assert {o.verdict for o in judge_twice(harness)} == {SAME}
+    ours, jaxs = NESTINGS["grad(grad)"]
+    too_much = {"1.1 of it": (lambda *args: [1.1 * g for g in ours(*args)], jaxs)}
+    assert [o.verdict for o in judge_twice(harness, too_much)] == [WRONG]
+
+
 def scaled(f, *primals):
     out, pullback = vjp(f, *primals)
     return out, lambda ct: tuple(1.001 * c for c in pullback(ct))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 from gates import g1, g3, g4
 from jax.extend.core import Literal, jaxpr_as_fun
-from nestings import NESTINGS, by_differences, pushed, traced
+from nestings import NESTINGS, QUICK, by_differences, pushed, traced
 from programs import SMOOTH, Program, build, program
 
 import jaxbackprop
@@ -21,7 +21,6 @@ from jaxbackprop import UnsupportedPrimitive
 COUNT = int(os.environ.get("JAXBACKPROP_PROGRAMS", "150"))
 SEED = int(os.environ.get("JAXBACKPROP_SEED", "0"))
 AT_ONCE = 10  # programs compiled together
-QUICK = {"xla_backend_optimization_level": 0}  # each is run once: the compiler need not try hard
 
 SAME, REFUSED, NOT_JAX, FAILED = "same", "refused", "jax itself refuses", "FAILED"
 

@@ -60,13 +60,16 @@ def absolute(cts, outs, x):
 def sign(cts, outs, x):
     """u = z / |z| turns by Im(ū dz) / |z|, so i ū Im(ct u) / |z|; 0 at 0. A real sign is flat.
 
-    (jax before 0.12 takes it for flat everywhere.)
+    (jax before 0.12 takes it for flat everywhere, so u is not taken from lax.sign: the rule itself
+    may be differentiated by jax.)
     """
-    (ct,), (out,) = cts, outs
+    (ct,) = cts
 
     def back():
         size = lax.abs(x)
-        turn = lax.imag(ct * out) / jnp.where(size == 0, 1, size)
-        return lax.complex(jnp.zeros_like(turn), turn) * lax.conj(out)
+        size = jnp.where(size == 0, 1, size)
+        u = x / lax.complex(size, jnp.zeros_like(size))
+        turn = lax.imag(ct * u) / size
+        return lax.complex(jnp.zeros_like(turn), turn) * lax.conj(u)
 
     return (back if is_complex(x) else None,)
