@@ -58,54 +58,70 @@ def trace(
     Of the differentiated arguments the floating leaves are differentiated, as of a module with
     functions and counters in it. Raises TypeError where there are none.
     """
-    floating = [jax.tree.map(lambda x: x if _is_floating(x) else None, arg) for arg in args]
-    places_ = places(argnums, floating)
-    for i in places_:
-        if not jax.tree.leaves(floating[i]):
-            places(i, args)
-            raise TypeError(f"argument {i} has no floating array to differentiate by")
-    chosen_args = {i % len(args) for i in places_}
+    chosen = _differentiated(argnums, args)
     paths, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
-    wanted_paths = [_is_chosen(path, chosen_args) and _is_floating(leaf) for path, leaf in paths]
-    is_input = [w or _is_array(leaf) for w, (_, leaf) in zip(wanted_paths, paths, strict=True)]
-    leaves = [leaf for (_, leaf), own in zip(paths, is_input, strict=True) if own]
-    wanted = [w for w, own in zip(wanted_paths, is_input, strict=True) if own]
+    wanted = [_is_of(path, chosen) and _is_floating(leaf) for path, leaf in paths]
+    inputs = [w or _is_array(leaf) for w, (_, leaf) in zip(wanted, paths, strict=True)]
+    named = of_arguments(f, args)
+    leaves = [(_label(named, path), x) for (path, x), i in zip(paths, inputs, strict=True) if i]
+    flags = [w for w, i in zip(wanted, inputs, strict=True) if i]
+
+    def rebuilt(values, places, rest):
+        """(args, kwargs) with these values in these places, and the rest in the others."""
+        given = iter(values)
+        full = [next(given) if at else x for at, x in zip(places, rest, strict=True)]
+        return jax.tree.unflatten(tree, full)
 
     def of_arrays(*arrays):
-        given = iter(arrays)
-        full = [next(given) if own else x for (_, x), own in zip(paths, is_input, strict=True)]
-        args, kwargs = jax.tree.unflatten(tree, full)
+        args, kwargs = rebuilt(arrays, inputs, [leaf for _, leaf in paths])
         return f(*args, **kwargs)
 
-    graph, shape = jax.make_jaxpr(of_arrays, return_shape=True)(*leaves)
-    counted = [constants or isinstance(c, Tracer) for c in graph.consts]
-    known = frozenset(v for v, own in zip(graph.jaxpr.constvars, counted, strict=True) if own)
-    named = of_arguments(f, args)
-    names = [_label(named, path) for (path, _), own in zip(paths, is_input, strict=True) if own]
-    paths_ = [name if w else "" for w, name in zip(wanted, names, strict=True)]
-    labels = tuple(
-        Label("parameter", None, name, jnp.shape(leaf), ())
-        for w, name, leaf in zip(wanted, names, leaves, strict=True)
-        if w
-    )
-
     def gradients(found):
-        given = iter(found)
-        full = [next(given) if w else None for w in wanted_paths]
-        of_args, _ = jax.tree.unflatten(tree, full)
-        chosen = tuple(of_args[i] for i in places_)
-        return chosen[0] if isinstance(argnums, int) else chosen
+        of_args, _ = rebuilt(found, wanted, [None] * len(paths))
+        each = tuple(of_args[i] for i in chosen)
+        return each[0] if isinstance(argnums, int) else each
 
+    graph, shape = jax.make_jaxpr(of_arrays, return_shape=True)(*(leaf for _, leaf in leaves))
     return Traced(
         graph,
-        leaves,
-        names,
-        [i for i, w in enumerate(wanted) if w],
-        labels,
-        tuple(sites(graph.jaxpr, Flags([True] * len(leaves), wanted, paths_), known)),
+        [leaf for _, leaf in leaves],
+        [name for name, _ in leaves],
+        [i for i, w in enumerate(flags) if w],
+        _parameters(leaves, flags),
+        _sites(graph, leaves, flags, constants),
         jax.tree.structure(shape),
         gradients,
     )
+
+
+def _differentiated(argnums: int | Sequence[int], args: tuple) -> list[int]:
+    """Which arguments are; each has a floating leaf."""
+    floating = [jax.tree.map(lambda x: x if _is_floating(x) else None, arg) for arg in args]
+    chosen = [i % len(args) for i in places(argnums, floating)]
+    for i in chosen:
+        if not jax.tree.leaves(floating[i]):
+            places(i, args)
+            raise TypeError(f"argument {i} has no floating array to differentiate by")
+    return chosen
+
+
+def _parameters(leaves: Sequence[tuple[str, Any]], flags: Sequence[bool]) -> tuple[Label, ...]:
+    return tuple(
+        Label("parameter", None, name, jnp.shape(leaf), ())
+        for (name, leaf), wanted in zip(leaves, flags, strict=True)
+        if wanted
+    )
+
+
+def _sites(
+    graph: Any, leaves: Sequence[tuple[str, Any]], flags: Sequence[bool], constants: bool
+) -> tuple[Site, ...]:
+    """What can be seen in the graph, of its inputs, of tracers around it, and, if asked, of the
+    arrays that f closes over."""
+    counted = [constants or isinstance(c, Tracer) for c in graph.consts]
+    known = frozenset(v for v, own in zip(graph.jaxpr.constvars, counted, strict=True) if own)
+    paths = [name if wanted else "" for (name, _), wanted in zip(leaves, flags, strict=True)]
+    return tuple(sites(graph.jaxpr, Flags([True] * len(leaves), list(flags), paths), known))
 
 
 def visited(traced: Traced, plan: Plan, has_aux: bool) -> Callable:
@@ -122,7 +138,7 @@ def visited(traced: Traced, plan: Plan, has_aux: bool) -> Callable:
     return rewritten
 
 
-def _is_chosen(path: tuple, chosen: set[int]) -> bool:
+def _is_of(path: tuple, chosen: Sequence[int]) -> bool:
     return path[0].idx == 0 and path[1].idx in chosen
 
 
