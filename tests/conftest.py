@@ -1,24 +1,17 @@
 """What every test shares: compiled programs, bounded memory, switches that a test may ask for."""
 
 import gc
-import importlib.metadata
 import os
 
 import jax
 import jaxtyping
+import machine_code
 import psutil
 import pytest
 import worker_memory
 
-# Most of the suite's time is XLA's making of machine code. What a program computes, and how many
-# bytes it needs, is decided before that, so the code may be plain. (Newer jaxlibs do not know these
-# flags: there the suite compiles as users do; so it does where XLA_FLAGS is set, also to nothing.)
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    plain = (
-        *("--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"),
-        *("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"),
-    )
-    os.environ.setdefault("XLA_FLAGS", " ".join(plain))
+if machine_code.KNOWN:
+    os.environ.setdefault("XLA_FLAGS", machine_code.plain_flags())
 
 LONGEST = [
     f"test_{name}"

@@ -137,7 +137,17 @@ for _name, _function in {
     "clip": lambda x, w: jnp.clip(x, -0.6, 0.7),
     "where": lambda x, w: jnp.where(x > 0.1, jnp.sin(x), 0.3 * x),
     "max": lambda x, w: 0.5 * x + jnp.max(x),
+    "min_norm": lambda x, w: x / (1 + jnp.linalg.norm(x + w["v"], -jnp.inf)),
+    "pooled": lambda x, w: lax.reduce_window(x, -jnp.inf, lax.max, (2,), (1,), "SAME") * w["v"],
+    "cummin": lambda x, w: lax.cummin(x) + 0.5 * x,
+    "scatter_max": lambda x, w: x.at[jnp.array([0, 0, 2])].max(w["v"]),
+    "segment_max": lambda x, w: (
+        x + jax.ops.segment_max(x, jnp.array([0, 1, 0]), 2)[jnp.array([1, 0, 0])]
+    ),
     "sort": lambda x, w: jnp.sort(x) * w["v"],
+    "sort_by_keys": lambda x, w: lax.sort((w["v"], x), num_keys=1)[1],
+    "top": lambda x, w: jnp.append(lax.top_k(x, 2)[0], x[0]) * 0.8,
+    "median": lambda x, w: x - 0.5 * jnp.median(x),
 }.items():
     STEPS[_name], KINDS[_name] = _function, frozenset({"kinked"})
 

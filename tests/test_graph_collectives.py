@@ -61,6 +61,31 @@ def test_a_collective_gives_each_row_what_all_rows_together_give_it(name):
     np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("rows", ["one of them", "two of them"])
+def test_a_collective_is_differentiated_through_its_vmap(name, rows):
+    """From outside it is an operation on an axis that the array has."""
+    share, whole = CASES[name]
+
+    def energy(y):
+        return jnp.sum(jnp.sin(y * jnp.arange(1, y.size + 1).reshape(y.shape)))
+
+    def each(f):
+        return jax.vmap(f) if rows == "two of them" else f
+
+    x = jnp.stack([X, X[::-1] + 1]) if rows == "two of them" else X
+    ours = grad(lambda x: jnp.sum(each(lambda x: energy(jax.vmap(share, axis_name="i")(x**2)))(x)))
+    theirs = jax.grad(lambda x: jnp.sum(each(lambda x: energy(whole(x**2)))(x)))
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+def test_the_largest_over_two_axes_at_once():
+    share = lambda x: lax.pmax(x, ("i", "j"))  # noqa: E731
+    f = lambda x: jnp.sum(jax.vmap(jax.vmap(share, axis_name="j"), axis_name="i")(x) ** 2)  # noqa: E731
+    right = jax.grad(lambda x: jnp.sum(jnp.broadcast_to(x.max((0, 1)), x.shape) ** 2))(X)
+    np.testing.assert_allclose(grad(f)(X), right, rtol=1e-5)
+
+
 def unreduced(cts, outs, x, **params):
     return (lambda: cts[0],)
 

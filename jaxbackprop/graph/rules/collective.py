@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbackprop.graph.rules.compared import in_memory
 from jaxbackprop.graph.rules.reduction import spread
 from jaxbackprop.graph.rules.table import rule
 
@@ -26,33 +27,49 @@ def psum_invariant(cts, outs, x, *, axes):
     return (lambda: lax.pcast(ct, axes, to="varying"),)
 
 
+def _named(axes):
+    """The axes of a collective that are of devices or of a vmap: a number is one of x's own."""
+    return tuple(axis for axis in axes if not isinstance(axis, int))
+
+
+def _own(axes):
+    return [axis for axis in axes if isinstance(axis, int)]
+
+
 @rule("psum")
 def psum(cts, outs, x, *, axes, axis_index_groups):
-    """An axis that is a number is one of x's own."""
     (ct,) = cts
-    own = [axis for axis in axes if isinstance(axis, int)]
-    named = tuple(axis for axis in axes if not isinstance(axis, int))
 
     def back():
+        named = _named(axes)
         total = lax.psum(ct, named, axis_index_groups=axis_index_groups) if named else ct
-        return spread(total, x, own)
+        return spread(total, x, _own(axes))
 
     return (back,)
 
 
-@rule("pmax", "pmin")
-def pextreme(cts, outs, x, *, axes, axis_index_groups):
-    """To the device that holds it; to k equal ones 1/k each."""
-    (ct,), (out,) = cts, outs
+def _pextreme(extreme):
+    def rule(cts, outs, x, *, axes, axis_index_groups):
+        """To the device that holds it; to k equal ones 1/k each."""
+        (ct,) = cts
 
-    def back():
-        holds = (x == out).astype(ct.dtype)
-        count = lax.psum(holds, axes, axis_index_groups=axis_index_groups)
-        checked = set(axes) & set(getattr(jax.typeof(x), "vma", ()))
-        total = ct if checked else lax.psum(ct, axes, axis_index_groups=axis_index_groups)
-        return holds * (total / count)
+        def back():
+            held, groups = in_memory(x), {"axis_index_groups": axis_index_groups}
+            most = spread(extreme(held, axes, **groups), x, _own(axes))
+            holds = (held == most).astype(ct.dtype)
+            count = lax.psum(holds, axes, **groups)
+            named = _named(axes)
+            checked = set(named) & set(getattr(jax.typeof(x), "vma", ()))
+            total = lax.psum(ct, named, **groups) if named and not checked else ct
+            return holds * spread(total / count, x, _own(axes))
 
-    return (back,)
+        return (back,)
+
+    return rule
+
+
+rule("pmax")(_pextreme(lax.pmax))
+rule("pmin")(_pextreme(lax.pmin))
 
 
 @rule("ppermute")

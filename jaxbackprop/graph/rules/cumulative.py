@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbackprop.graph.rules.compared import in_memory
 from jaxbackprop.graph.rules.sorting import add_along, places_along
 from jaxbackprop.graph.rules.table import rule
 
@@ -66,8 +67,9 @@ def cumextreme(cts, outs, x, *, axis, reverse):
         place = places_along(x, axis)
         n = x.shape[axis]
         order = (n - 1 - place) if reverse else place
-        shifted = jnp.roll(out, -1 if reverse else 1, axis)
-        record = (order == 0) | (out != shifted)
+        held = in_memory(out)
+        shifted = jnp.roll(held, -1 if reverse else 1, axis)
+        record = (order == 0) | (held != shifted)
         holder = lax.cummax(jnp.where(record, order, -1), axis, reverse=reverse)
         holder = (n - 1 - holder) if reverse else holder
         return add_along(x, holder, ct, axis)

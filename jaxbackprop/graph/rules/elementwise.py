@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbackprop.graph.rules.compared import in_memory
 from jaxbackprop.graph.rules.complex_numbers import is_complex
 from jaxbackprop.graph.rules.table import cast, fit, local_gradient, rule
 
@@ -277,7 +278,7 @@ def atanh(out, x):
 # --- comparisons that select ---
 
 
-def _extreme(first):
+def _extreme(extreme, first):
     """The rule of max or min: the whole to the one chosen, half to each at a tie.
 
     first(x, y): is x the one? Complex numbers, which are in the order of a dictionary, are compared
@@ -285,8 +286,12 @@ def _extreme(first):
     """
 
     def rule(cts, outs, x, y):
-        (ct,), (out,) = cts, outs
+        (ct,) = cts
         x, y = _both(x, y)
+
+        if is_complex(x):
+            x, y = in_memory(x), in_memory(y)
+            out = extreme(x, y)
 
         def share(mine, other):
             if is_complex(mine):
@@ -299,8 +304,8 @@ def _extreme(first):
     return rule
 
 
-rule("max")(_extreme(lambda x, y: x > y))
-rule("min")(_extreme(lambda x, y: x < y))
+rule("max")(_extreme(lax.max, lambda x, y: x > y))
+rule("min")(_extreme(lax.min, lambda x, y: x < y))
 
 
 @rule("clamp")

@@ -1,9 +1,12 @@
 """Reading and writing parts of an array: a read is a write on the way back, and a write a read."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbackprop.graph.rules.compared import in_memory
 from jaxbackprop.graph.rules.table import UnsupportedPrimitive, placed, rule
 
 
@@ -137,28 +140,37 @@ def scatter_mul(
     return (to_x, None, to_updates)
 
 
-@rule("scatter-max", "scatter-min")
-def scatter_extreme(cts, outs, x, indices, updates, *, dimension_numbers, mode, **params):
-    """To the number that stayed, old or new; to k equal ones 1/k each."""
-    (ct,), (out,) = cts, outs
+def _scatter_extreme(scatter):
+    def rule(cts, outs, x, indices, updates, *, dimension_numbers, mode, **params):
+        """To the number that stayed, old or new; to k equal ones 1/k each."""
+        (ct,) = cts
 
-    def count(which):
-        return lax.scatter_add(
-            jnp.zeros_like(x), indices, which.astype(x.dtype), dimension_numbers, mode=mode
-        )
+        def count(which):
+            return lax.scatter_add(
+                jnp.zeros_like(x), indices, which.astype(x.dtype), dimension_numbers, mode=mode
+            )
 
-    def stayed():
-        new = updates == _read(out, indices, updates, dimension_numbers, mode)
-        old = (x == out) | (count(jnp.ones_like(updates)) == 0)
-        holders = count(new) + old.astype(x.dtype)
-        return old, new, ct / jnp.maximum(holders, 1)
+        @functools.cache
+        def stayed():
+            was, came = in_memory(x), in_memory(updates)
+            out = scatter(was, indices, came, dimension_numbers, mode=mode)
+            new = came == _read(out, indices, updates, dimension_numbers, mode)
+            old = (was == out) | (count(jnp.ones_like(updates)) == 0)
+            holders = count(new) + old.astype(x.dtype)
+            return old, new, ct / jnp.maximum(holders, 1)
 
-    def to_x():
-        old, _, share = stayed()
-        return jnp.where(old, share, 0)
+        def to_x():
+            old, _, share = stayed()
+            return jnp.where(old, share, 0)
 
-    def to_updates():
-        _, new, share = stayed()
-        return jnp.where(new, _read(share, indices, updates, dimension_numbers, mode), 0)
+        def to_updates():
+            _, new, share = stayed()
+            return jnp.where(new, _read(share, indices, updates, dimension_numbers, mode), 0)
 
-    return (to_x, None, to_updates)
+        return (to_x, None, to_updates)
+
+    return rule
+
+
+rule("scatter-max")(_scatter_extreme(lax.scatter_max))
+rule("scatter-min")(_scatter_extreme(lax.scatter_min))

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbackprop.graph.rules.compared import in_memory
 from jaxbackprop.graph.rules.table import rule, undivided
 
 
@@ -18,17 +19,24 @@ def reduce_sum(cts, outs, x, *, axes, **params):
     return (lambda: spread(ct, x, axes),)
 
 
-@rule("reduce_max", "reduce_min")
-def reduce_extreme(cts, outs, x, *, axes, **params):
-    """To the largest (smallest) number; to k equal ones 1/k each."""
-    (ct,), (out,) = cts, outs
+def _reduce_extreme(reduce):
+    def rule(cts, outs, x, *, axes, **params):
+        """To the largest (smallest) number; to k equal ones 1/k each."""
+        (ct,) = cts
 
-    def back():
-        chosen = (x == spread(out, x, axes)).astype(ct.dtype)
-        count = jnp.sum(chosen, axis=axes)
-        return chosen * spread(ct / count, x, axes)
+        def back():
+            held = in_memory(x)
+            chosen = (held == spread(reduce(held, axes, **params), x, axes)).astype(ct.dtype)
+            count = jnp.sum(chosen, axis=axes)
+            return chosen * spread(ct / count, x, axes)
 
-    return (back,)
+        return (back,)
+
+    return rule
+
+
+rule("reduce_max")(_reduce_extreme(lax.reduce_max))
+rule("reduce_min")(_reduce_extreme(lax.reduce_min))
 
 
 @rule("reduce_prod")

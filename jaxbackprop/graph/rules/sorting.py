@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbackprop.graph.rules.compared import in_memory
 from jaxbackprop.graph.rules.table import explicit_sharding, placed, rule
 
 
@@ -22,7 +23,8 @@ def add_along(x, places, ct, axis):
 @rule("sort", zeros=False)
 def sort(cts, outs, *xs, dimension, is_stable, num_keys):
     place = places_along(xs[0], dimension)
-    *_, source = lax.sort((*xs, place), dimension=dimension, is_stable=True, num_keys=num_keys)
+    keys = [in_memory(x) for x in xs[:num_keys]]
+    *_, source = lax.sort((*keys, place), dimension=dimension, is_stable=True, num_keys=num_keys)
     return tuple(
         None if ct is None else (lambda x=x, ct=ct: add_along(x, source, ct, dimension))
         for x, ct in zip(xs, cts, strict=True)

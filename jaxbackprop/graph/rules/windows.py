@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbackprop.graph.rules.compared import in_memory
 from jaxbackprop.graph.rules.table import rule
 
 
@@ -55,18 +56,24 @@ def reduce_window_sum(
     return (back,)
 
 
-@rule("reduce_window_max", "reduce_window_min")
-def reduce_window_extreme(cts, outs, x, **window):
-    """To the first number of each window that equals the window's extreme."""
-    (ct,), (out,) = cts, outs
-    return (lambda: _write_chosen(ct, x, out, Windows(**window)),)
+def _reduce_window_extreme(reducer):
+    def rule(cts, outs, x, **window):
+        """To the first number of each window that equals the window's extreme."""
+        (ct,) = cts
+        return (lambda: _write_chosen(ct, x, reducer, Windows(**window)),)
+
+    return rule
+
+
+rule("reduce_window_max")(_reduce_window_extreme(lax.max))
+rule("reduce_window_min")(_reduce_window_extreme(lax.min))
 
 
 @rule("select_and_gather_add")
 def select_and_gather_add(cts, outs, source, x, *, select_prim, **window):
     """From each window of source the number that stands where x has its extreme."""
-    (ct,), windows = cts, Windows(**window)
-    return (lambda: _write_chosen(ct, x, _extremes(x, select_prim, windows), windows), None)
+    (ct,) = cts
+    return (lambda: _write_chosen(ct, x, REDUCERS[select_prim.name], Windows(**window)), None)
 
 
 @rule("select_and_scatter_add")
@@ -78,7 +85,7 @@ def select_and_scatter_add(cts, outs, source, x, *, select_prim, **window):
         undilated = (1,) * x.ndim
         windows = Windows(**window, base_dilation=undilated, window_dilation=undilated)
         found, padded = jnp.zeros_like(source), windows.padded(ct, 0)
-        for hit, (start, ends) in _hits(x, _extremes(x, select_prim, windows), windows):
+        for hit, (start, ends) in _hits(x, REDUCERS[select_prim.name], windows):
             here = lax.slice(padded, start, ends, windows.window_strides)
             found = jnp.where(hit, here, found)
         return found
@@ -126,15 +133,14 @@ class Windows(NamedTuple):
             yield start, ends
 
 
-def _extremes(x, select_prim, windows):
-    """The largest number of each window where the selection is ≥, the smallest where it is ≤."""
-    worst, reducer = (-jnp.inf, lax.max) if select_prim.name == "ge" else (jnp.inf, lax.min)
-    held = lax.stop_gradient(x)  # they are only compared with
-    return lax.reduce_window(held, jnp.asarray(worst, x.dtype), reducer, *windows)
+REDUCERS = {"ge": lax.max, "le": lax.min}  # of a selection, by its primitive
 
 
-def _hits(x, out, windows):
-    """Place by place: where does the number there, first of its window, equal out?"""
+def _hits(x, reducer, windows):
+    """Place by place: where does the number there, first of its window, equal the extreme?"""
+    x = in_memory(x)
+    worst = jnp.asarray(-jnp.inf if reducer is lax.max else jnp.inf, x.dtype)
+    out = lax.reduce_window(x, worst, reducer, *windows)
     padded = windows.padded(x, jnp.nan)  # NaN is equal to nothing
     free = jnp.ones(out.shape, bool)
     for start, ends in windows.places(out.shape):
@@ -143,11 +149,11 @@ def _hits(x, out, windows):
         yield hit, (start, ends)
 
 
-def _write_chosen(ct, x, out, windows):
-    """Each number of ct added where its window of x equals out first."""
+def _write_chosen(ct, x, reducer, windows):
+    """Each number of ct added where the extreme of its window of x stands first."""
     zero = jnp.zeros((), ct.dtype)
     total = jnp.zeros_like(windows.padded(x, 0))
-    for hit, (start, ends) in _hits(x, out, windows):
+    for hit, (start, ends) in _hits(x, reducer, windows):
         config = [
             (o, n - e, s - 1)
             for o, n, e, s in zip(start, total.shape, ends, windows.window_strides, strict=True)
