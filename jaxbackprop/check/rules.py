@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from jaxbackprop.check.arguments import moving
 from jaxbackprop.check.compare import Comparison
@@ -169,9 +170,14 @@ def _source(of: Any) -> str:
     return str(getattr(getattr(of, "debug_info", None), "func_src_info", "") or "")
 
 
-def scalar(use: Use) -> tuple[Callable, dict]:
-    """⟨c, outputs⟩ for random c, as a function of the active inputs by name."""
-    names = [f"argument {k - _constants(use)}" for k in range(len(use.inputs))]
+def scalar(use: Use, together: bool = False) -> tuple[Callable, dict]:
+    """⟨c, outputs⟩ for random c, as a function of the active inputs by name.
+
+    together: one value that is given twice is one input, under its first name.
+    """
+    given = use.equation.invars
+    places = [given.index(v) if together else k for k, v in enumerate(given)]
+    names = [f"argument {k - _constants(use)}" for k in places]
     moved = {
         name: jnp.asarray(given.array)
         for name, given in zip(names, use.inputs, strict=True)
@@ -201,8 +207,14 @@ def weighed(outputs: list) -> Any:
 
 
 def _checked(use: Use) -> Comparison:
-    of, moved = scalar(use)
-    return check_gradients(of, moved)
+    """Where one value is given twice, the rule may give its whole gradient to either place, as that
+    of `jax.lax.custom_root` does."""
+    apart = check_gradients(*scalar(use))
+    given = [v for v in use.equation.invars if not isinstance(v, Literal)]
+    if apart.ok or len(set(given)) == len(given):
+        return apart
+    together = check_gradients(*scalar(use, together=True))
+    return together if together.ok else apart
 
 
 def _doubtful(group: list[Use]) -> list[Use]:

@@ -8,7 +8,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jaxbackprop.check.contents import graphs_in
-from jaxbackprop.check.widened import CALLS, SILENT
+from jaxbackprop.check.widened import CALLS, SILENT, going_on
 from jaxbackprop.graph.dependence import open_jaxpr
 from jaxbackprop.graph.loop import lengths, parts
 from jaxbackprop.graph.rules.table import FLAT
@@ -124,14 +124,16 @@ def _while(
     n, m = params["cond_nconsts"], params["body_nconsts"]
     of_test, of_body, state = inputs[:n], inputs[n : n + m], inputs[n + m :]
 
-    def going() -> bool:
-        (more,) = visit_graph(params["cond_jaxpr"], [*of_test, *state], visit, _nothing, here)
-        return bool(more.array)
+    def more() -> Any:
+        (found,) = visit_graph(params["cond_jaxpr"], [*of_test, *state], visit, _nothing, here)
+        return found.array
 
     step = 0
-    while going():
+    while (rows := more()).any():
         place = Place(here.equations, (*here.steps, step))
-        state = visit_graph(params["body_jaxpr"], [*of_body, *state], visit, takes, place)
+        turned = visit_graph(params["body_jaxpr"], [*of_body, *state], visit, takes, place)
+        arrays = going_on(rows, [new.array for new in turned], [old.array for old in state])
+        state = [new._replace(array=x) for new, x in zip(turned, arrays, strict=True)]
         step += 1
     return state
 

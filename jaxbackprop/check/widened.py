@@ -9,6 +9,7 @@ its own precision at the arguments themselves.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -193,6 +194,16 @@ def _call(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers]:
     return _run(inner, inputs, held)
 
 
+def _higher(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers]:
+    """An operation of jax's higher-order kind is an object, that says what it is made of."""
+    made = equation.params["_prim"]
+
+    def opened(*arrays: Any) -> Any:
+        return made.out_tree.flatten_up_to(made.expand(*made.in_tree.unflatten(arrays)))
+
+    return _run(jax.make_jaxpr(opened)(*(v.aval for v in equation.invars)), inputs, held)
+
+
 def _scan(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers]:
     params = equation.params
     n_consts, n_carry = lengths(params)
@@ -217,14 +228,23 @@ def _while(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers]:
     n, m = params["cond_nconsts"], params["body_nconsts"]
     of_test, of_body, start = inputs[:n], inputs[n : n + m], inputs[n + m :]
 
-    def going(state):
-        (more,) = _run(params["cond_jaxpr"], [*of_test, *state], held)
-        return more.high
+    def more(state):
+        (found,) = _run(params["cond_jaxpr"], [*of_test, *state], held)
+        return found.high
 
     def turn(state):
-        return _strong(_run(params["body_jaxpr"], [*of_body, *state], held))
+        turned = _strong(_run(params["body_jaxpr"], [*of_body, *state], held))
+        return going_on(more(state), turned, state)
 
-    return lax.while_loop(going, turn, _strong(start))
+    return lax.while_loop(lambda state: jnp.any(more(state)), turn, _strong(start))
+
+
+def going_on(more: Any, turned: Any, state: Any) -> Any:
+    """Under vmap a loop asks each row whether it goes on: one that does not stays as it is."""
+    if not jnp.ndim(more):
+        return turned
+    rows = partial(lax.broadcast_in_dim, more, broadcast_dimensions=range(jnp.ndim(more)))
+    return jax.tree.map(lambda new, old: jnp.where(rows(shape=new.shape), new, old), turned, state)
 
 
 def _cond(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers]:
@@ -257,6 +277,7 @@ CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat2", "rem
 RULED = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
 STRUCTURE: dict[str, Callable[[Any, list[Numbers], Held], list[Numbers]]] = {
     **dict.fromkeys((*CALLS, *RULED), _call),
+    "call_hi_primitive": _higher,
     "scan": _scan,
     "while": _while,
     "cond": _cond,
