@@ -18,7 +18,8 @@ from harnesses import (
     inside,
     refuted,
 )
-from nestings import JAX, NESTINGS, OURS, QUICK, by_differences, pairing
+from machine_code import QUICK
+from nestings import JAX, NESTINGS, OURS, by_differences, pairing
 
 from jaxbackprop.graph import UnsupportedPrimitive, vjp
 

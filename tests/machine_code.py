@@ -19,12 +19,17 @@ PLAIN = {
     "xla_cpu_use_fusion_emitters": False,
     "xla_cpu_parallel_codegen_split_count": 1,
 }
-USERS = {
-    "xla_backend_optimization_level": 3,
-    "xla_llvm_disable_expensive_passes": False,
-    "xla_cpu_use_fusion_emitters": True,
-    "xla_cpu_parallel_codegen_split_count": 32,
-}
+USERS = (
+    {
+        "xla_backend_optimization_level": 3,
+        "xla_llvm_disable_expensive_passes": False,
+        "xla_cpu_use_fusion_emitters": True,
+        "xla_cpu_parallel_codegen_split_count": 32,
+    }
+    if KNOWN
+    else {}
+)
+QUICK = {"xla_backend_optimization_level": 0}  # what runs once: the compiler need not try hard
 
 
 def plain_flags() -> str:
@@ -33,4 +38,4 @@ def plain_flags() -> str:
 
 def as_users_do(f, *args):
     """The value of f, compiled as without any flags."""
-    return jax.jit(f).lower(*args).compile(USERS if KNOWN else {})(*args)
+    return jax.jit(f).lower(*args).compile(USERS)(*args)

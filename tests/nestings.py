@@ -28,7 +28,6 @@ def pushed(inner):
 
 
 OURS, JAX = jaxbackprop.grad, jax.grad
-QUICK = {"xla_backend_optimization_level": 0}  # what runs once: the compiler need not try hard
 JAXS_NESTED, JAXS_PUSHED = nested(JAX, JAX), pushed(JAX)
 
 # Each nesting, and what jax has in its place.

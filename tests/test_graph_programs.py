@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import pytest
 from gates import g1, g3, g4
 from jax.extend.core import Literal, jaxpr_as_fun
-from nestings import NESTINGS, QUICK, by_differences, pushed, traced
+from machine_code import QUICK, USERS
+from nestings import NESTINGS, by_differences, pushed, traced
 from programs import SMOOTH, Program, build, program
 
 import jaxbackprop
@@ -21,6 +22,7 @@ from jaxbackprop import UnsupportedPrimitive
 COUNT = int(os.environ.get("JAXBACKPROP_PROGRAMS", "150"))
 SEED = int(os.environ.get("JAXBACKPROP_SEED", "0"))
 AT_ONCE = 10  # programs compiled together
+CODE = QUICK if COUNT <= 150 else USERS  # a campaign compiles as users do
 
 SAME, REFUSED, NOT_JAX, FAILED = "same", "refused", "jax itself refuses", "FAILED"
 
@@ -50,7 +52,7 @@ def outcomes(programs: list[Program], ours: Gradient = jaxbackprop.value_and_gra
         some = pairs[k : k + AT_ONCE]
         run = jax.jit(lambda args, some=some: [pair(*a) for (_, pair), a in zip(some, args)])  # noqa: B905
         args = [each.args for each, _ in some]
-        results = run.lower(args).compile(QUICK)(args)
+        results = run.lower(args).compile(CODE)(args)
         found += [_judged(each, *both) for (each, _), both in zip(some, results, strict=True)]
     return found
 

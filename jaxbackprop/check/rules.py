@@ -242,9 +242,7 @@ def _doubtful(group: list[Use]) -> list[Use]:
 
         return jax.grad(of)([x for x, kind in zip(xs, kinds, strict=True) if kind])
 
-    rule = jax.jit(with_rule)
-
-    along = jax.jit(partial(_along, closed))
+    rule, along = jax.jit(with_rule), jax.jit(partial(_along, closed))
     errors = [_error(use, rule, along, kinds) for use in group]
     order = np.argsort(errors)[::-1]
     return [group[k] for k in order if errors[k] > 1][:IN_FULL]
