@@ -131,9 +131,10 @@ def inspect(f: Callable, argnums: int | Sequence[int] = 0) -> Callable[..., Insp
     f returns a real scalar, and needs no change. By the floating leaves of args[argnums] it is
     differentiated; all else in them, as functions, integers, random keys or None, passes through,
     and has None in `gradients`. The operations run one by one on the values given, and every step
-    of a loop apart, a `while` included: this is for looking, not for training. Python may branch on
-    a value, as in `if x > 0`; only what depends on the leaves is shown then. Behind an operation
-    that has no rule a gradient is an `Unknown`, which says of which operation.
+    of a loop apart, a `while` included: this is for looking, not for training. A long scan in a
+    jitted function is compiled, once. Python may branch on a value, as in `if x > 0`; only what
+    depends on the leaves is shown then. Behind an operation that has no rule a gradient is an
+    `Unknown`, which says of which operation.
 
     Raises TypeError where nothing is left to differentiate by, where f does not return a real
     scalar, and under jit, where there are no values.

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Literal
 
 from jaxbackprop.graph.custom import no_tangent
-from jaxbackprop.graph.inspection.steps import Log, Place, Step, Unknown, Value
+from jaxbackprop.graph.inspection.steps import HasNoTemplate, Log, Place, Step, Unknown, Value
 from jaxbackprop.graph.lines import where
 from jaxbackprop.graph.rules import FLAT, UnsupportedPrimitive
 from jaxbackprop.graph.walk import Node, evaluate, is_real, record
@@ -55,7 +56,7 @@ def elementary(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[
     """Evaluate one operation; tape it where a gradient can pass through it."""
     arrays, flags = [v.array for v in inputs], [v.active for v in inputs]
     if not any(flags) or equation.primitive.name in FLAT:
-        values = [Value(array) for array in evaluate(equation, arrays)]
+        values = [Value(array) for array in _apart(log, evaluate(equation, arrays))]
         log.steps.append(Step(at, inputs, values, inputs))
         return values
     try:
@@ -63,7 +64,14 @@ def elementary(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[
     except UnsupportedPrimitive as error:
         return _opaque(log, inputs, at, error)
     tangent = any(v.tangent for v in inputs)
-    return enter(log, at, inputs, [Value(o, is_real(o), tangent) for o in outputs], pull)
+    outputs = [Value(o, is_real(o), tangent) for o in _apart(log, outputs)]
+    return enter(log, at, inputs, outputs, pull)
+
+
+def _apart(log: Log, outputs: list) -> list:
+    """As the operation by itself computes them: compiled, it would be rewritten with others, and
+    what is Inf in the one form may not be in the other."""
+    return list(lax.optimization_barrier(outputs)) if log.without_values else outputs
 
 
 def _opaque(log: Log, inputs: list[Value], at: Place, error: UnsupportedPrimitive) -> list[Value]:
@@ -72,6 +80,9 @@ def _opaque(log: Log, inputs: list[Value], at: Place, error: UnsupportedPrimitiv
     It may write to a mutable array, which then counts among its outputs: what is read from it
     later depends on the inputs.
     """
+
+    if log.without_values:
+        raise HasNoTemplate
 
     def pull(cts):
         raise error
@@ -105,7 +116,8 @@ def enter(
         return outputs
     arrays = [v.array for v in inputs], [v.array for v in outputs]
     active = [v.active for v in inputs]
-    log.nodes.append(Node(step, *arrays, active, _or_unknown(pull, at, active)))
+    step.back = _or_unknown(pull, at, active)
+    log.nodes.append(Node(step, *arrays, active, step.back))
     return outputs
 
 

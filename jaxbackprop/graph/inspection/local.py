@@ -27,8 +27,7 @@ def local_gradients(step: Step) -> tuple[np.ndarray | None, ...]:
     name = step.equation.primitive.name
     if name not in RULES or not (single or entry_by_entry(step)):
         return (None,) * len(step.invars)
-    out = step.outvars[0].array
-    inputs = [v.array for v in step.invars]
+    (out,), inputs = ([jnp.asarray(v.array) for v in vs] for vs in (step.outvars, step.invars))
     pulled = RULES[name]((jnp.ones_like(out),), (out,), *inputs, **step.equation.params)
     return tuple(
         _array(contribution) if v.active and contribution is not None else None

@@ -8,25 +8,40 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.graph.dependence import dependence
+from jaxbackprop.graph.inspection.compiled import Form, template_of
+from jaxbackprop.graph.inspection.filling import Filled
 from jaxbackprop.graph.inspection.laying import enter, inside, lays_out
-from jaxbackprop.graph.inspection.steps import Log, Place, Value
+from jaxbackprop.graph.inspection.steps import HasNoTemplate, Log, Place, Value
 from jaxbackprop.graph.loop import lengths, parts
 from jaxbackprop.graph.walk import is_real
+
+LONG = 32  # steps: shorter loops are laid out before a template of their step is compiled
 
 
 @lays_out("scan")
 def scan(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value]:
     """The steps of a scan, one after the other."""
+    if log.without_values:
+        raise HasNoTemplate
     body, length = equation.params["jaxpr"], equation.params["length"]
     n_consts, n_carry = lengths(equation.params)
     consts, carry, xs = parts(inputs, n_consts, n_carry)
     carry = _carried(body, consts, carry, xs)
+    form = _form(equation, [*consts, *carry, *xs], n_consts, n_carry)
+    template = template_of(form) if length >= LONG and _is_kept(at) else None
     slices = [_slices(log, x, length, at._replace(hidden=True)) for x in xs]
-    rows = [[] for _ in range(length)]
-    for i in reversed(range(length)) if equation.params["reverse"] else range(length):
-        here = at._replace(steps=(*at.steps, i))
-        outputs = inside(log, body, [*consts, *carry, *(x[i] for x in slices)], here)
-        carry, rows[i] = outputs[:n_carry], outputs[n_carry:]
+    given = [[x[i] for x in slices] for i in range(length)]
+    if template is not None:
+        filled = Filled(form, template, (consts, carry, xs), given, at)
+        log.steps.extend(step for i in filled.order for step in filled.steps[i])
+        log.nodes.append(filled.node())
+        carry, rows = filled.end, [filled.outputs[i][n_carry:] for i in range(length)]
+    else:
+        rows = [[] for _ in range(length)]
+        for i in reversed(range(length)) if equation.params["reverse"] else range(length):
+            here = at._replace(steps=(*at.steps, i))
+            outputs = inside(log, body, [*consts, *carry, *given[i]], here)
+            carry, rows[i] = outputs[:n_carry], outputs[n_carry:]
     if not rows:
         kinds = [v.aval for v in equation.outvars[n_carry:]]
         return [*carry, *(Value(jnp.zeros(kind.shape, kind.dtype)) for kind in kinds)]
@@ -34,9 +49,23 @@ def scan(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value]
     return [*carry, *stacks]
 
 
+def _form(equation: Any, inputs: list[Value], n_consts: int, n_carry: int) -> Form:
+    body, length, reverse = (equation.params[name] for name in ("jaxpr", "length", "reverse"))
+    kinds = tuple((v.active, v.tangent) for v in inputs)
+    return Form(body, n_consts, n_carry, length, reverse, kinds, tuple(body.in_avals))
+
+
+def _is_kept(at: Place) -> bool:
+    """Inside a jitted function jax keeps the loop's step from call to call, and with it what is
+    compiled for it; elsewhere each call may trace a new one."""
+    return any(equation.primitive.name in ("jit", "pjit") for equation in at.equations)
+
+
 @lays_out("while")
 def while_loop(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[Value]:
     """The steps of a loop until its condition fails: the values say how many there are."""
+    if log.without_values:
+        raise HasNoTemplate
     condition, body = equation.params["cond_jaxpr"], equation.params["body_jaxpr"]
     n_condition, n_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
     of_condition, consts, carry = parts(inputs, n_condition, n_body)

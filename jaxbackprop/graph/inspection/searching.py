@@ -46,10 +46,9 @@ def search_back(graph: Graph, values: Wanted, gradients: Wanted) -> Search:
     `values` and `gradients` say which entries are to be explained; both grow on the way.
     """
     made, made_nan = [], []
-    pulls = {node.equation: node.pull for node in graph.tape.nodes}
     for step in graph.steps:
         for i, where in _to_explain(step, gradients):
-            made_of = _blame_backward(step, i, where, pulls[step], values, gradients)
+            made_of = _blame_backward(step, i, where, values, gradients)
             if made_of.finite.any():
                 made.append(Event(step, i, made_of.finite))
             if made_of.no_nan.any():
@@ -84,9 +83,7 @@ def _to_explain(step: Step, gradients: Wanted) -> Iterator[tuple[int, Mask]]:
                 yield i, where
 
 
-def _blame_backward(
-    step: Step, i: int, where: Mask, pull: Any, values: Wanted, gradients: Wanted
-) -> MadeOf:
+def _blame_backward(step: Step, i: int, where: Mask, values: Wanted, gradients: Wanted) -> MadeOf:
     """Is it what arrived from above, or the operation's own values?
 
     To tell, its way back is tried with a gradient of ones where the one that arrived is not finite.
@@ -94,7 +91,9 @@ def _blame_backward(
     cts, contribution = step.cts, step.contributions[i]
     own = where
     if any(ct is not None and ill(ct).any() for ct in cts):
-        tried = pull([None if ct is None else jnp.where(jnp.isfinite(ct), ct, 1) for ct in cts])
+        tried = step.back(
+            [None if ct is None else jnp.where(jnp.isfinite(ct), ct, 1) for ct in cts]
+        )
         own = where & ill(tried[i])
     above = [(v, ct) for v, ct in zip(step.outvars, cts, strict=True) if ct is not None]
     for v, ct in above:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -67,13 +67,18 @@ class Place(NamedTuple):
 AT_THE_TOP = Place()
 
 
+def _no_way_back(cts: list) -> list:
+    raise ValueError("no gradient came to this operation")
+
+
 @dataclasses.dataclass(eq=False)
 class Step:
     """One operation: `invars` and `outvars` are the walk's names for its values.
 
     The walk leaves the cotangents of its outputs and its contributions to those of its inputs.
     `operands` are what a reader would call its inputs. `inside` are the outputs once more, as the
-    steps of its own body made them, where it has a rule besides.
+    steps of its own body made them, where it has a rule besides. `back` is its way back, to be
+    tried once more.
     """
 
     place: Place
@@ -83,6 +88,7 @@ class Step:
     cts: Sequence = ()
     contributions: Sequence = ()
     inside: Sequence[Value] = ()
+    back: Callable = _no_way_back
 
     @property
     def equation(self) -> Any:
@@ -95,10 +101,18 @@ class Step:
 
 
 class Log(NamedTuple):
-    """All steps in order, and the nodes of those that the walk goes back through."""
+    """All steps in order, and the nodes of those that the walk goes back through.
+
+    `without_values`: the arrays are tracers, and what is to be laid out on values cannot be.
+    """
 
     steps: list[Step]
     nodes: list[Node]
+    without_values: bool = False
+
+
+class HasNoTemplate(Exception):
+    """What was to be laid out without values needs them."""
 
 
 @contextlib.contextmanager
