@@ -18,6 +18,8 @@ def first_bad_layer(network: Network, cost: Float[Array, ""], gradients: Params)
 
 
 def _all_finite(array: Float[Array, "*depth n p"]) -> Bool[Array, " depth"]:
-    """∞ · 0 and NaN · 0 are NaN. On a CPU a sum of numbers is several times faster than `all`, and
-    one by rows, which cores share, up to twelve times faster than one over a stack's layers."""
-    return jnp.atleast_1d(jnp.all(jnp.sum(array * 0, axis=-1) == 0, axis=-1))
+    """∞ · 0 and NaN · 0 are NaN. On a CPU a product with zeros passes over an array in half of the
+    time of a sum, in a fifth where it is small; and `all` takes several times as long as a sum."""
+    zeros = jnp.zeros(array.shape[-1], array.dtype)
+    products = jnp.matmul(array, zeros, precision="highest")  # rounded first, the largest are ∞
+    return jnp.atleast_1d(jnp.all(products == 0, axis=-1))
