@@ -4,12 +4,14 @@ keeps and describes every value, beside jax.grad.
     python scripts/eager_cost.py                    the models of graph_benchmark.py, and expm
     python scripts/eager_cost.py --models MLP expm --ways grad vjp --rounds 5
     python scripts/eager_cost.py --ways check_gradients --rounds 3
+    python scripts/eager_cost.py --ways inspect --jitted        of functions that are jitted
 
 The figure is the median of the rounds' own ratios, ours over jax's; the first call of each, which
 compiles, is not counted. It takes some minutes.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -20,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from flax import nnx
-from graph_benchmark import MODELS
+from graph_benchmark import MODELS, lstm
 from parts.arguments import check
 from parts.progress import doing, told
 
@@ -34,7 +36,8 @@ def expm(rngs: nnx.Rngs) -> tuple[Any, Callable]:
 
 
 Way = Literal["grad", "value_and_grad", "vjp", "inspect", "check_gradients"]
-FUNCTIONS = MODELS | {"expm": expm}
+LONG = {"LSTM, 256 steps": functools.partial(lstm, steps=256)}
+FUNCTIONS = MODELS | LONG | {"expm": expm}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Options:
     """Calls of each in turn."""
     ways: tuple[Way, ...] = get_args(Way)[:-1]
     """Which of ours: check_gradients, hundreds of evaluations, where it is asked for."""
+    jitted: bool = False
+    """The functions jitted: what jax traced and compiled at the first call is at hand."""
 
     def __post_init__(self) -> None:
         check(self, rounds=1)
@@ -90,6 +95,7 @@ def seconds(call: Callable, x: Any) -> float:
 def main(options: Options) -> None:
     for name in options.models:
         x, f = FUNCTIONS[name](nnx.Rngs(0))
+        f = jax.jit(f) if options.jitted else f
         for way in options.ways:
             ours, theirs = WAYS[way]
             doing(f"{name}, {way}")

@@ -68,9 +68,9 @@ def cnn(rngs: nnx.Rngs) -> tuple[Any, Loss]:
     return split(CNN(rngs), jax.random.normal(rngs.params(), (32, 32, 32, 3)))
 
 
-def lstm(rngs: nnx.Rngs) -> tuple[Any, Loss]:
+def lstm(rngs: nnx.Rngs, steps: int = 64) -> tuple[Any, Loss]:
     model = nnx.RNN(nnx.OptimizedLSTMCell(64, 128, rngs=rngs))
-    return split(model, jax.random.normal(rngs.params(), (32, 64, 64)))
+    return split(model, jax.random.normal(rngs.params(), (32, steps, 64)))
 
 
 class Block(nnx.Module):

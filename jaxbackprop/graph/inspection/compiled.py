@@ -28,7 +28,7 @@ from jaxbackprop.graph.inspection.steps import (
     Value,
 )
 from jaxbackprop.graph.inspection.tracing import LOOKS_AT_A_VALUE
-from jaxbackprop.graph.loop import parts
+from jaxbackprop.graph.loop import once, parts
 from jaxbackprop.graph.walk import Tape, add, backward
 
 
@@ -103,10 +103,14 @@ def _laid_out(form: Form, arrays: Sequence) -> tuple[Log, Ends]:
 
 class Back(NamedTuple):
     """The way back through a step whose outputs have these cotangents: `one` step, or `all`, last
-    one first, where what the carry is sent has the form of what it got, and None where not."""
+    one first, where what the carry is sent has the form of what it got, and None where not.
+
+    `seen`: of each operation, by its number, where among the arrays its cotangents are, and its
+    contributions."""
 
     one: Callable
     all: Callable | None
+    seen: dict[int, tuple[tuple, tuple]]
 
 
 def back_of(form: Form, asked: tuple[bool, ...]) -> Back | None:
@@ -116,10 +120,10 @@ def back_of(form: Form, asked: tuple[bool, ...]) -> Back | None:
 @functools.lru_cache(maxsize=256)
 def _back(form: Form, asked: tuple[bool, ...], _way: tuple) -> Back | None:
     """None where a gradient is unknown."""
-    n_consts, n_carry = form.n_consts, form.n_carry
+    n_consts, n_carry, places = form.n_consts, form.n_carry, []
 
     def step(consts, carry, x, cts):
-        """The cotangents of the inputs; and what the walk saw, by the number of the operation."""
+        """The cotangents of the inputs; and the distinct arrays that the walk saw."""
         log, ends = _laid_out(form, [*consts, *carry, *x])
         numbers, seen = {step: n for n, step in enumerate(log.steps)}, {}
 
@@ -130,7 +134,10 @@ def _back(form: Form, asked: tuple[bool, ...], _way: tuple) -> Back | None:
 
         arrays, active = [v.array for v in ends.outvars], [v.active for v in ends.outvars]
         sent = backward(Tape(ends, log.nodes, arrays, active), cts, observe)
-        return parts(sent, n_consts, n_carry), seen
+        arrays, tree = jax.tree.flatten(seen)
+        distinct, order = once(arrays)
+        places[:] = [jax.tree.unflatten(tree, order)]
+        return parts(sent, n_consts, n_carry), distinct
 
     def turn(consts, state, slices):
         totals, cts = state
@@ -153,8 +160,14 @@ def _back(form: Form, asked: tuple[bool, ...], _way: tuple) -> Back | None:
     except HasNoTemplate:
         return None
     reached = [g is not None for g in of_consts]
-    keeps = [g is not None for g in of_carry] == list(asked[:n_carry])
-    return Back(jax.jit(step), jax.jit(every) if keeps else None)
+    wanted = [*(t if a else None for t, a in zip(given[0], reached, strict=True)), *cts[:n_carry]]
+    keeps = list(map(_kind, (*of_consts, *of_carry))) == list(map(_kind, wanted))
+    return Back(jax.jit(step), jax.jit(every) if keeps else None, places[0])
+
+
+def _kind(x: Any) -> Any:
+    """A rule of one's own may send another dtype than a value's, which no scan could carry."""
+    return None if x is None else (x.shape, x.dtype)
 
 
 def _reached(steps: Sequence[Step], ends: Ends) -> Iterator[Value]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.graph.inspection.compiled import Form, Slot, Template, back_of
+from jaxbackprop.graph.inspection.compiled import Back, Form, Slot, Template, back_of
 from jaxbackprop.graph.inspection.laying import inside
 from jaxbackprop.graph.inspection.steps import Ends, Log, Place, Step, Unknown, Value
 from jaxbackprop.graph.loop import parts
@@ -69,54 +69,60 @@ class Filled:
             elif back is None:
                 found = self._by_itself(now[0], [*carry, *ys[now[0]]])
             elif every is None or count == 1:
-                found = self._one(back.one, now[0], carry, ys[now[0]])
+                found = self._one(back, now[0], carry, ys[now[0]])
             else:
-                found = self._many(every, sorted(now), carry, ys)
+                found = self._many(every, back.seen, sorted(now), carry, ys)
             of_consts, carry, rows = found
             of_xs |= dict(zip(sorted(now), rows, strict=True))
             totals = [_sum(t, g) for t, g in zip(totals, of_consts, strict=True)]
         return [*totals, *carry, *(g for i in range(self.length) for g in of_xs[i])]
 
-    def _many(self, back: Callable, places: list[int], carry: list, ys: list[list]) -> tuple:
+    def _many(
+        self, back: Callable, seen: dict, places: list[int], carry: list, ys: list[list]
+    ) -> tuple:
         own = slice(places[0], places[-1] + 1)
         carries, xs = [x[own] for x in self.carries], [v.array[own] for v in self.xs]
         columns = zip(*(ys[i] for i in places), strict=True)
         ct_ys = [None if c[0] is None else np.stack(list(map(np.asarray, c))) for c in columns]
         consts = [v.array for v in self.consts]
-        (of_consts, carry, of_xs), seen = back(np.array(places), consts, carries, xs, carry, ct_ys)
-        of_xs, seen = jax.tree.map(np.asarray, (of_xs, seen))
+        (of_consts, carry, of_xs), arrays = back(
+            np.array(places), consts, carries, xs, carry, ct_ys
+        )
+        of_xs, arrays = jax.tree.map(np.asarray, (of_xs, arrays))
         for k, i in enumerate(places):
-            self._leave(i, seen, lambda x, k=k: None if x is None else x[k, ...])
+            self._leave(i, seen, [x[k, ...] for x in arrays])
         rows = [[None if g is None else g[k, ...] for g in of_xs] for k in range(len(places))]
         return of_consts, carry, rows
 
-    def _one(self, back: Callable, i: int, carry: list, ys: list) -> tuple:
-        arrays = [v.array for v in self.given[i]]
-        split = parts(arrays, self.form.n_consts, self.form.n_carry)
-        (of_consts, carry, of_x), seen = back(*split, [*carry, *ys])
-        self._leave(i, seen, lambda x: x)
+    def _one(self, back: Back, i: int, carry: list, ys: list) -> tuple:
+        inputs = [v.array for v in self.given[i]]
+        split = parts(inputs, self.form.n_consts, self.form.n_carry)
+        (of_consts, carry, of_x), arrays = back.one(*split, [*carry, *ys])
+        self._leave(i, back.seen, arrays)
         return of_consts, carry, [of_x]
 
     def _by_itself(self, i: int, cts: list) -> tuple:
         """Operation by operation: where a gradient is unknown."""
         log, ends = self.again(i)
-        numbers, seen = {step: n for n, step in enumerate(log.steps)}, {}
+        numbers = {step: n for n, step in enumerate(log.steps)}
 
         def observe(node, cts, contributions):
-            seen[numbers[node.equation]] = (cts, contributions)
+            self._left(i, numbers[node.equation], cts, contributions)
 
         arrays, active = [v.array for v in ends.outvars], [v.active for v in ends.outvars]
         sent = backward(Tape(ends, log.nodes, arrays, active), cts, observe)
-        self._leave(i, seen, lambda x: x)
         of_consts, carry, of_x = parts(sent, self.form.n_consts, self.form.n_carry)
         return of_consts, carry, [of_x]
 
-    def _leave(self, i: int, seen: dict, of: Callable) -> None:
+    def _leave(self, i: int, seen: dict, arrays: Sequence) -> None:
         """What the walk saw at the operations of step i."""
-        for n, (cts, contributions) in seen.items():
-            step = self.steps[i][n]
-            step.cts, step.contributions = tuple(map(of, cts)), tuple(map(of, contributions))
-            step.back = functools.partial(self._pull_again, i, n)
+        for n, places in seen.items():
+            self._left(i, n, *([None if k is None else arrays[k] for k in own] for own in places))
+
+    def _left(self, i: int, n: int, cts: Sequence, contributions: Sequence) -> None:
+        step = self.steps[i][n]
+        step.cts, step.contributions = tuple(cts), tuple(contributions)
+        step.back = functools.partial(self._pull_again, i, n)
 
     def _pull_again(self, i: int, n: int, cts: list) -> list:
         return self.again(i)[0].steps[n].back(cts)

@@ -13,7 +13,7 @@ from jax.extend.core import DropVar
 
 from jaxbackprop.graph.inspection import report
 from jaxbackprop.graph.inspection.local import local_gradients
-from jaxbackprop.graph.inspection.statistics import Statistics, statistics
+from jaxbackprop.graph.inspection.statistics import Statistics, statistics, together
 from jaxbackprop.graph.inspection.steps import (
     Graph,
     Place,
@@ -204,7 +204,7 @@ def _paths(
         number = None if step is None else numbers.get((*key[:-1], 0))
         line = None if step is None else innermost(stack(step.place.equations))
         label = "result" if step is None else operation(step)
-        found.append(Path(number, label, line, np.stack(each) if scanned else each[0]))
+        found.append(Path(number, label, line, together(each) if scanned else each[0]))
     return tuple(found)
 
 
@@ -247,8 +247,8 @@ def _record(
     zero = np.zeros(first.array.shape, first.array.dtype) if known else None
     gradients = [zero if ct is None else np.asarray(ct) for ct in cts] if known else []
 
-    def together(arrays: list) -> np.ndarray:
-        return np.stack(arrays) if scanned else arrays[0]
+    def all_of(arrays: list) -> np.ndarray:
+        return together(arrays) if scanned else arrays[0]
 
     return Record(
         number,
@@ -258,8 +258,8 @@ def _record(
         first.array.shape,
         str(first.array.dtype),
         len(members) if scanned else None,
-        None if first.tangent or values[0] is None else together(values),
-        together(gradients) if known else None,
+        None if first.tangent or values[0] is None else all_of(values),
+        all_of(gradients) if known else None,
         paths,
         tuple(members),
         names,

@@ -1,5 +1,6 @@
 """The statistics of an array that tell a healthy value or gradient from a sick one."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -39,6 +40,21 @@ def statistics(array: Any) -> Statistics:
     zeros, bad = np.mean(entries == 0), np.sum(~np.isfinite(entries))
     norm, mean, low, high, zeros = map(float, (norm, mean, low, high, zeros))
     return Statistics(entries.size, norm, mean, low, high, zeros, int(bad))
+
+
+def together(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Stacked: no copy where they are the rows of one array already, first or last one first."""
+    whole, row = arrays[0].base, arrays[0]
+    if isinstance(whole, np.ndarray) and whole.shape == (len(arrays), *row.shape) and row.size:
+        begins = [_begin(array) for array in arrays if array.base is whole]
+        for rows in (whole, whole[::-1]):
+            if begins == [_begin(own) for own in rows]:
+                return rows
+    return np.stack(arrays)
+
+
+def _begin(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
 
 
 def numbers(array: Any) -> np.ndarray:
