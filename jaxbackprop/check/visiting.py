@@ -9,8 +9,7 @@ from jax.extend.core import Literal
 
 from jaxbackprop.check.contents import graphs_in
 from jaxbackprop.check.widened import CALLS, SILENT, going_on
-from jaxbackprop.graph.dependence import open_jaxpr
-from jaxbackprop.graph.loop import lengths, parts
+from jaxbackprop.graph.dependence import lengths, open_jaxpr, parts
 from jaxbackprop.graph.rules.table import FLAT
 from jaxbackprop.graph.walk import evaluate, is_real
 

@@ -22,8 +22,7 @@ from jaxbackprop.check.contents import graphs_in, made_of
 from jaxbackprop.check.deciding import Decisions, as_decided, is_decision
 from jaxbackprop.check.precision import is_inexact, wide, wide_type
 from jaxbackprop.check.shaking import EXACT, shake
-from jaxbackprop.graph.dependence import open_jaxpr
-from jaxbackprop.graph.loop import lengths, parts
+from jaxbackprop.graph.dependence import lengths, open_jaxpr, parts
 
 SILENT = {"debug_callback", "debug_print", "check"}  # said once, not at each of a thousand points
 CALLBACKS = {"pure_callback", "io_callback"}  # Python's functions, which may draw

@@ -55,3 +55,17 @@ def asked_in_a_loop(
         if carry == asked[:n_carry]:
             return asked
         asked[:n_carry] = carry
+
+
+def lengths(params: dict) -> tuple[int, int]:
+    """How many constants and carried values a scan has; jax 0.12 keeps them as a tree."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = map(len, params["ft_in"].unpack())
+    return consts, carry
+
+
+def parts(values: Sequence, n_consts: int, n_carry: int) -> tuple[list, list, list]:
+    """The constants, the carry and the slices among a scan's inputs."""
+    values = list(values)
+    return values[:n_consts], values[n_consts : n_consts + n_carry], values[n_consts + n_carry :]

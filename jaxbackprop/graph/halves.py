@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.extend.core import Literal
 
 from jaxbackprop.graph.dependence import open_jaxpr
 from jaxbackprop.graph.partition import Numbers, needed, needed_late, partition
 from jaxbackprop.graph.rules import RULES, UnsupportedPrimitive
-from jaxbackprop.graph.walk import STRUCTURE, Tape, backward, evaluate, forward
+from jaxbackprop.graph.saved import evaluated, in_two_ways
+from jaxbackprop.graph.walk import STRUCTURE, Tape, backward, forward
 
 # Is a rule of custom_jvp being walked, from its tangents on? (`custom` and `recording` set it.)
 ON_TANGENTS = ContextVar("on tangents", default=False)
@@ -157,7 +157,7 @@ class Family:
         stored = {v: place[number] for v, number in numbers.items() if number in place}
         found, residuals = _in_two(graph, reached, self.form, len(asked), stored, first)
         if first:
-            self.stored = [numbers[v] for v in residuals]
+            self.stored = [numbers.get(v) for v in residuals]
         return found
 
 
@@ -207,21 +207,23 @@ def _in_two(
     at_hand = {*jaxpr.constvars, *given, *ct_variables, *stored}
     early, late, again = partition(jaxpr.eqns, ct_variables, steady, form.kept)
     again = [e for e in again if not any(v in stored for v in e.outvars)]
+    if form.kept is not None:
+        live = needed(late, gradients)[1]
+        early, again, _ = in_two_ways(early, again, live, form.kept)
     late, residuals = needed_late(early, late, again, gradients, at_hand, form.kept is None)
     early, _ = needed(early, [*outputs, *residuals], acting)
 
     def ahead(inputs):
         values = base | dict(zip(own, inputs, strict=True))
-        _run(early, values)
-        return _read(values, outputs), _read(values, residuals)
+        found = evaluated(early, values, [*outputs, *residuals])
+        return found[:n_outputs], found[n_outputs:]
 
     def back(at_hand, kept, cts):
         values = base | {v: kept[place] for v, place in stored.items()}
         names = (*given, *residuals, *ct_variables)
         rest = kept[len(kept) - len(residuals) :]
         values |= dict(zip(names, (*at_hand, *rest, *cts), strict=True))
-        _run(late, values)
-        found = iter(_read(values, gradients))
+        found = iter(evaluated(late, values, gradients))
         return [next(found) if there else None for there in reached]
 
     return Halves(ahead, back, [v.aval for v in residuals], reached, _alone), residuals
@@ -232,21 +234,10 @@ def _values_only(inner: Any, form: Form) -> Halves:
 
     def ahead(inputs):
         values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
-        _run(jaxpr.eqns, values)
-        return _read(values, jaxpr.outvars), []
+        return evaluated(jaxpr.eqns, values, jaxpr.outvars), []
 
     return Halves(ahead, _alone, [], list(form.flags), _alone)
 
 
 def _alone(*_: Any) -> Any:
     raise AssertionError("asked for by `of`")
-
-
-def _run(equations: list, values: dict) -> None:
-    for equation in equations:
-        found = evaluate(equation, _read(values, equation.invars))
-        values.update(zip(equation.outvars, found, strict=True))
-
-
-def _read(values: dict, variables: Sequence) -> list:
-    return [v.val if isinstance(v, Literal) else values[v] for v in variables]

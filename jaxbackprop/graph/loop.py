@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbackprop.graph.dependence import asked_in_a_loop, dependence, open_jaxpr
+from jaxbackprop.graph.dependence import asked_in_a_loop, dependence, lengths, open_jaxpr, parts
 from jaxbackprop.graph.eager import at_once
 from jaxbackprop.graph.halves import Halves, asked_of, halves
 from jaxbackprop.graph.rules import UnsupportedPrimitive
@@ -101,17 +101,3 @@ def refuse(error: UnsupportedPrimitive) -> Callable:
         raise error
 
     return pull
-
-
-def lengths(params: dict) -> tuple[int, int]:
-    """How many constants and carried values a scan has; jax 0.12 keeps them as a tree."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    consts, carry, _ = map(len, params["ft_in"].unpack())
-    return consts, carry
-
-
-def parts(values: Sequence, n_consts: int, n_carry: int) -> tuple[list, list, list]:
-    """The constants, the carry and the slices among a scan's inputs."""
-    values = list(values)
-    return values[:n_consts], values[n_consts : n_consts + n_carry], values[n_consts + n_carry :]

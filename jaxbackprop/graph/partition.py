@@ -16,6 +16,10 @@ def acts(equation: Any) -> bool:
     return any(type(effect).__name__ != "NamedAxisEffect" for effect in equation.effects)
 
 
+# Of these a policy is asked inside, and not of the operation: see `saved`.
+OPENED = ("scan", "jit", "pjit", "closed_call", "core_call")
+
+
 def partition(
     equations: Sequence, ct_variables: Sequence, steady: set, kept: Callable[[Any], bool] | None
 ) -> tuple[list, list, list]:
@@ -33,7 +37,7 @@ def partition(
         if all(v in steady for v in reads(equation)):
             steady.update(equation.outvars)
             again.append(equation)
-        elif kept is not None and not kept(equation):
+        elif kept is not None and (equation.primitive.name in OPENED or not kept(equation)):
             again.append(equation)
     return early, late, again
 

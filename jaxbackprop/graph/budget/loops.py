@@ -17,9 +17,9 @@ from jaxbackprop.graph.budget.options import Option, loops_in, options, paths
 from jaxbackprop.graph.budget.report import step_kept, step_repeated
 from jaxbackprop.graph.budget.running import run_ahead, run_back
 from jaxbackprop.graph.budget.simulation import plain
-from jaxbackprop.graph.dependence import dependence, open_jaxpr
+from jaxbackprop.graph.dependence import dependence, lengths, open_jaxpr
 from jaxbackprop.graph.halves import there_and_back
-from jaxbackprop.graph.loop import lengths, refuse
+from jaxbackprop.graph.loop import refuse
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.structure import recorder
 from jaxbackprop.graph.walk import evaluate

@@ -10,7 +10,7 @@ from jax import lax
 from jaxbackprop.graph.budget.emission import Evaluation
 from jaxbackprop.graph.budget.options import Option
 from jaxbackprop.graph.budget.simulation import plain
-from jaxbackprop.graph.loop import parts
+from jaxbackprop.graph.dependence import parts
 
 
 def run_ahead(loop: Any, option: Option, inputs: Sequence[Any]) -> list:

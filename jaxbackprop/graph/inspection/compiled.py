@@ -16,6 +16,7 @@ from jax import lax
 from jax.core import Tracer
 from jax.extend.core import jaxpr_as_fun
 
+from jaxbackprop.graph.dependence import parts
 from jaxbackprop.graph.halves import way_of_walking
 from jaxbackprop.graph.inspection.laying import inside
 from jaxbackprop.graph.inspection.steps import (
@@ -28,7 +29,7 @@ from jaxbackprop.graph.inspection.steps import (
     Value,
 )
 from jaxbackprop.graph.inspection.tracing import LOOKS_AT_A_VALUE
-from jaxbackprop.graph.loop import once, parts
+from jaxbackprop.graph.loop import once
 from jaxbackprop.graph.walk import Tape, add, backward
 
 

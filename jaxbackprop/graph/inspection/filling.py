@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxbackprop.graph.dependence import parts
 from jaxbackprop.graph.inspection.compiled import Back, Form, Slot, Template, back_of
 from jaxbackprop.graph.inspection.laying import inside
 from jaxbackprop.graph.inspection.steps import Ends, Log, Place, Step, Unknown, Value
-from jaxbackprop.graph.loop import parts
 from jaxbackprop.graph.walk import Node, Tape, add, backward
 
 

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.graph.dependence import dependence
+from jaxbackprop.graph.dependence import dependence, lengths, parts
 from jaxbackprop.graph.inspection.compiled import Form, template_of
 from jaxbackprop.graph.inspection.filling import Filled
 from jaxbackprop.graph.inspection.laying import enter, inside, lays_out
 from jaxbackprop.graph.inspection.steps import HasNoTemplate, Log, Place, Value
-from jaxbackprop.graph.loop import lengths, parts
 from jaxbackprop.graph.walk import is_real
 
 LONG = 32  # steps: shorter loops are laid out before a template of their step is compiled

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
-from jaxbackprop.graph.dependence import open_jaxpr
-from jaxbackprop.graph.loop import lengths, once, parts
+from jaxbackprop.graph.dependence import lengths, open_jaxpr, parts
+from jaxbackprop.graph.loop import once
 from jaxbackprop.graph.unformed.sites import KINDS, Site
 from jaxbackprop.graph.unformed.views import View, through, within
 from jaxbackprop.graph.walk import evaluate, is_flat

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import DropVar, Literal
 
-from jaxbackprop.graph.dependence import dependence, open_jaxpr
-from jaxbackprop.graph.loop import lengths
+from jaxbackprop.graph.dependence import dependence, lengths, open_jaxpr
 from jaxbackprop.graph.names import MOVES
 from jaxbackprop.graph.structure import CALLS
 from jaxbackprop.graph.walk import is_flat, is_real
