@@ -28,20 +28,26 @@ from jaxbackprop.graph.walk import STRUCTURE, Tape, backward, forward
 
 # Is a rule of custom_jvp being walked, from its tangents on? (`custom` and `recording` set it.)
 ON_TANGENTS = ContextVar("on tangents", default=False)
+# What a checkpoint around saves: a checkpoint inside of it keeps that too.
+AROUND: ContextVar[Callable[[Any], bool] | None] = ContextVar("around", default=None)
+
+
+def on_tangents(is_so: bool) -> contextlib.AbstractContextManager:
+    return _while(ON_TANGENTS, is_so)
 
 
 @contextlib.contextmanager
-def on_tangents(is_so: bool) -> Iterator[None]:
-    token = ON_TANGENTS.set(is_so)
+def _while(variable: ContextVar, value: Any) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        ON_TANGENTS.reset(token)
+        variable.reset(token)
 
 
 def way_of_walking() -> tuple:
     """What a walk depends on beside its graph: the rules, as they are now."""
-    return (ON_TANGENTS.get(), *RULES.values(), *STRUCTURE.values())
+    return (ON_TANGENTS.get(), AROUND.get(), *RULES.values(), *STRUCTURE.values())
 
 
 class Halves(NamedTuple):
@@ -93,6 +99,7 @@ class Form(NamedTuple):
     fixed: tuple[int, ...]
     kept: Callable[[Any], bool] | None
     tangents: bool
+    around: Callable[[Any], bool] | None
 
 
 def halves(
@@ -113,7 +120,7 @@ def halves(
     A graph of which a part has no way back has its values, and the ways back that avoid that part.
     """
     places = range(len(flags)) if at_hand is None else at_hand
-    form = Form(tuple(flags), tuple(places), tuple(fixed), kept, ON_TANGENTS.get())
+    form = Form(tuple(flags), tuple(places), tuple(fixed), kept, ON_TANGENTS.get(), AROUND.get())
     key = (form, tuple(out_flags), way_of_walking())
     family = _MADE.setdefault(inner, {}).get(key)
     if family is None:
@@ -149,7 +156,8 @@ class Family:
         return found
 
     def _made(self, inner: Any, asked: Sequence[bool], first: bool = False) -> Halves:
-        with on_tangents(self.form.tangents):
+        saved = self.form.kept or self.form.around
+        with on_tangents(self.form.tangents), _while(AROUND, saved):
             graph, reached = joined(*open_jaxpr(inner), self.form.flags, asked)
         self.holds_tracers |= any(isinstance(c, Tracer) for c in graph.consts)
         numbers = self.numbers.of(graph, len(self.form.flags))

@@ -15,7 +15,7 @@ from jax import lax
 
 from jaxbackprop.graph.dependence import dependence, open_jaxpr
 from jaxbackprop.graph.eager import at_once
-from jaxbackprop.graph.halves import asked_of, halves, pulled, through
+from jaxbackprop.graph.halves import AROUND, asked_of, halves, pulled, through
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.walk import FOLLOWS, STRUCTURE, Recorder, evaluate, forward, is_real
 
@@ -63,7 +63,7 @@ def remat(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callab
     """
     inner, policy = equation.params["jaxpr"], equation.params["policy"]
     flags, out_flags = dependence(open_jaxpr(inner)[0], active)
-    parts = halves(inner, flags, out_flags, kept=(policy and _saved_by(policy)) or _nothing)
+    parts = halves(inner, flags, out_flags, kept=_saved_by(policy, AROUND.get()))
     outputs, residuals = parts.ahead(inputs)
 
     def pull(cts):
@@ -105,10 +105,17 @@ def _nothing(equation: Any) -> bool:
 
 
 @functools.cache
-def _saved_by(policy: Callable) -> Callable[[Any], bool]:
-    """Are the results of an equation saved? What a policy would offload is saved where it is."""
+def _saved_by(
+    policy: Callable | None, around: Callable[[Any], bool] | None
+) -> Callable[[Any], bool]:
+    """Are the results of an equation saved, by the policy or by what is around? What a policy
+    would offload is saved where it is."""
+    if policy is None:
+        return around or _nothing
 
     def saved(equation):
+        if around is not None and around(equation):
+            return True
         verdict = policy(equation.primitive, *(v.aval for v in equation.invars), **equation.params)
         return verdict if isinstance(verdict, bool) else "Recompute" not in type(verdict).__name__
 
