@@ -63,6 +63,7 @@ class Halves(NamedTuple):
     back: Callable[[list, list, list], list]
     residuals: list  # their types
     reached: list[bool]  # the inputs that get a cotangent
+    read: list[bool]  # the inputs at hand that the way back looks at
     of: Callable[[Sequence[bool]], "Halves"]
 
 
@@ -234,7 +235,9 @@ def _in_two(
         found = iter(evaluated(late, values, gradients))
         return [next(found) if there else None for there in reached]
 
-    return Halves(ahead, back, [v.aval for v in residuals], reached, _alone), residuals
+    looked_at = needed(late, gradients)[1]
+    read = [v in looked_at for v in given]
+    return Halves(ahead, back, [v.aval for v in residuals], reached, read, _alone), residuals
 
 
 def _values_only(inner: Any, form: Form) -> Halves:
@@ -244,7 +247,7 @@ def _values_only(inner: Any, form: Form) -> Halves:
         values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *inputs), strict=True))
         return evaluated(jaxpr.eqns, values, jaxpr.outvars), []
 
-    return Halves(ahead, _alone, [], list(form.flags), _alone)
+    return Halves(ahead, _alone, [], list(form.flags), [True] * len(form.at_hand), _alone)
 
 
 def _alone(*_: Any) -> Any:

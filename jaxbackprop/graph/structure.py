@@ -69,7 +69,10 @@ def remat(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callab
     def pull(cts):
         asked = asked_of(cts, out_flags)
         given = [ct if a else None for ct, a in zip(cts, asked, strict=True)]
-        at_hand, kept, given = _held_back((inputs, residuals, given))
+        way = parts.of(asked) if any(asked) else parts
+        read = way.read if not way.residuals else [True] * len(inputs)
+        held = [x if there else None for x, there in zip(inputs, read, strict=True)]
+        at_hand, kept, given = _held_back((held, residuals, given))
         return pulled(parts, at_hand, kept, asked, given)
 
     return outputs, pull
