@@ -411,6 +411,21 @@ def checkpoint_scan(body):
 
 
 @wrap()
+def checkpoint_around_scan(body):
+    """A policy that saves of each step of a scan what has a name."""
+
+    def run(x, w):
+        def turn(c, row):
+            c = checkpoint_name(body(c, w), "a") + 0.3 * row
+            return jnp.sin(c), checkpoint_name(c * row, "a")
+
+        c, ys = lax.scan(turn, x, w["M"], reverse=True)
+        return c + ys.mean(0)
+
+    return jax.checkpoint(run, policy=_POLICIES.save_only_these_names("a"))
+
+
+@wrap()
 def checkpoint_static(body):
     inner = jax.checkpoint(lambda n, x, w: body(x, w) / n, static_argnums=(0,))
     return lambda x, w: inner(2, x, w)
