@@ -5,7 +5,7 @@ the way back it is evaluated again from these, and what is saved, or is only nee
 saved, is not computed again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -44,17 +44,18 @@ class Inside(NamedTuple):
 
 
 def in_two_ways(
-    early: Sequence, again: Sequence, live: Sequence, kept: Kept
+    early: Sequence, again: Sequence, live: Iterable, kept: Kept
 ) -> tuple[list, list, dict]:
     """The equations ahead, and those of `again` that what is `live` needs, each in its way; and
     what is read then."""
-    live, firsts, seconds = dict.fromkeys(live), {}, []
+    wanted: dict = dict.fromkeys(live)  # a set that keeps its order
+    firsts, seconds = {}, []
     for equation in reversed(again):
-        if any(v in live for v in equation.outvars):
-            firsts[id(equation)], second = _both(equation, live, kept)
+        if any(v in wanted for v in equation.outvars):
+            firsts[id(equation)], second = _both(equation, wanted, kept)
             seconds.append(second)
-            live.update(dict.fromkeys(reads(second)))
-    return [firsts.get(id(e), e) for e in early], seconds[::-1], live
+            wanted.update(dict.fromkeys(reads(second)))
+    return [firsts.get(id(e), e) for e in early], seconds[::-1], wanted
 
 
 def evaluated(equations: Sequence, values: dict, results: Sequence) -> list:
