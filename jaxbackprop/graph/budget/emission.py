@@ -118,7 +118,7 @@ class Evaluation:
         if (
             again
             and (not spread or self.bound.get(operation.writes[0]) == self.time - 1)
-            and self.is_the_same(operation, not root and index in self.graph.cheap)
+            and self.is_the_same(operation, not root and index in self.graph.seen_through)
         ):
             return
         early = loose and operation.name not in VIEWS | STRETCHED and self.is_large(operation)

@@ -54,6 +54,21 @@ def is_cheap(operation: Operation, avals: list[Any], operations: list[Operation]
     return divisor in maker and operations[maker[divisor]].name in STRETCHED
 
 
+def is_unary(operation: Operation, avals: list[Any], operations: list[Operation], maker) -> bool:
+    """Does it read at most one array of its result's size? Then a loop that reads the result may as
+    well read what it is made from; of two, a compiler makes one array for two far readers."""
+    out = elements(avals[operation.writes[0]])
+    return sum(_is_full(v, out, avals, operations, maker) for v in set(operation.values)) <= 1
+
+
+def _is_full(v: int, out: int, avals: list[Any], operations: list[Operation], maker) -> bool:
+    while v in maker and operations[maker[v]].name in VIEWS and operations[maker[v]].values:
+        v = operations[maker[v]].values[0]
+    return elements(avals[v]) >= out and not (
+        v in maker and operations[maker[v]].name in STRETCHED
+    )
+
+
 def virtual_values(operations, readers, results, bytes, cheap) -> tuple[set[int], set[int]]:
     """The values that are no arrays in memory; and those that are, but not for what would rather
     compute them again from something that may as well be kept."""

@@ -14,6 +14,7 @@ from jaxbackprop.graph.budget.fusion import (
     SLACK,
     is_cheap,
     is_loop,
+    is_unary,
     made_before,
     relaid,
     shared,
@@ -47,7 +48,8 @@ class Group(NamedTuple):
 
 class Groups(NamedTuple):
     """A joint graph in groups, in its own order. `bytes`: 0 for arguments and results; `cheap`: the
-    operations that a compiler would rather compute again in each reader than keep."""
+    operations that a compiler would rather compute again in each reader than keep; `seen_through`:
+    those of them that it does so for readers that are far apart."""
 
     joint: Joint
     groups: list[Group]
@@ -55,6 +57,7 @@ class Groups(NamedTuple):
     producer: dict[int, int]
     choices: Choices
     cheap: frozenset[int]
+    seen_through: frozenset[int]
 
 
 def form(joint: Joint, choices: Choices | None = None) -> Groups:
@@ -107,7 +110,8 @@ def form(joint: Joint, choices: Choices | None = None) -> Groups:
                 any(once(o) for o in within),
             )
         )
-    return Groups(joint, groups, bytes, producer, choices, cheap)
+    seen = frozenset(i for i in cheap if is_unary(operations[i], avals, operations, maker))
+    return Groups(joint, groups, bytes, producer, choices, cheap, seen)
 
 
 def made_early(graph: Groups) -> int:
