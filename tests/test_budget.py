@@ -156,6 +156,47 @@ def test_a_first_prediction_is_what_the_program_needs(f, share):
         assert planning.compiled_bytes(graph._replace(groups=early), order) > 1.1 * compiled
 
 
+def normed(params, x):
+    """A scaled and shifted norm, read by two products."""
+    for w, b in params:
+        mean = x.mean(-1, keepdims=True)
+        scale = jax.lax.rsqrt(((x - mean) ** 2).mean(-1, keepdims=True) + 1e-5) * (1 + b)
+        y = (x - mean) * scale + b
+        x = x + jnp.tanh(y @ w) * jnp.sin(y @ w.T)
+    return (x**2).mean()
+
+
+def test_a_product_of_two_arrays_is_not_kept_for_its_second_evaluation():
+    graphs = planning.graphs_of(asking.graph_of(normed, (layers(8), X)))
+    graph, order = planning.cheapest(graphs, int(0.2 * simulation.plain(graphs[0]).peak))
+    compiled = planning.compiled_bytes(graph, order)
+    assert abs(simulation.predicted(graph, order) / compiled - 1) <= 0.1
+    kept = graph._replace(seen_through=graph.cheap)
+    assert planning.compiled_bytes(kept, order) > 1.1 * compiled
+
+
+def test_a_program_that_is_tried_has_the_numbers_that_the_function_closes_over():
+    images = jnp.tile(X.reshape(8, 16, 16, 4), (1, 1, 1, 2))
+
+    def loss(kernels):
+        x = images
+        for w in kernels:
+            z = jax.lax.conv_general_dilated(
+                x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            x = jax.nn.relu((z - z.mean((0, 1, 2))) / jnp.sqrt(z.var((0, 1, 2)) + 1e-5))
+        return (x**2).mean()
+
+    kernels = [jnp.ones((3, 3, 8, 8))] * 2
+    joint = asking.graph_of(loss, (kernels,))
+    graph = planning.graphs_of(joint)[0]
+    free = simulation.plain(graph)._replace(held=False)
+    found = temporary(value_and_grad(loss, checkpoint=checkpoint.within("1GiB")), kernels)
+    assert planning.compiled_bytes(graph, free) == found
+    as_arguments = graph._replace(joint=joint._replace(known={}))
+    assert planning.compiled_bytes(as_arguments, free) > found
+
+
 def test_a_program_that_is_only_tried_needs_the_bytes_of_the_one_that_runs(monkeypatch):
     for f, share in itertools.product((attention, loops, keys_in_a_loop), (1, 0.5)):
         graphs = planning.graphs_of(asking.graph_of(f, (layers(3), X)))

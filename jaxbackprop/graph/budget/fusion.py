@@ -64,9 +64,7 @@ def is_unary(operation: Operation, avals: list[Any], operations: list[Operation]
 def _is_full(v: int, out: int, avals: list[Any], operations: list[Operation], maker) -> bool:
     while v in maker and operations[maker[v]].name in VIEWS and operations[maker[v]].values:
         v = operations[maker[v]].values[0]
-    return elements(avals[v]) >= out and not (
-        v in maker and operations[maker[v]].name in STRETCHED
-    )
+    return elements(avals[v]) >= out and not (v in maker and operations[maker[v]].name in STRETCHED)
 
 
 def virtual_values(operations, readers, results, bytes, cheap) -> tuple[set[int], set[int]]:

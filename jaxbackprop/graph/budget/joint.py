@@ -5,11 +5,13 @@ what a jitted function computes is kept or dropped value by value. A user's own 
 walked like a call, because what is kept is decided here for the whole graph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
 
 from jaxbackprop.graph.dependence import open_jaxpr
@@ -60,13 +62,15 @@ class Operation(NamedTuple):
 
 
 class Joint(NamedTuple):
-    """A flat graph. `late`: what depends on the seeds."""
+    """A flat graph. `late`: what depends on the seeds; `known`: the inputs that are numbers of the
+    program's text, which a compiler treats otherwise than its arguments."""
 
     avals: list[Any]
     operations: list[Operation]
     inputs: list[int]
     outputs: list[Any]
     late: set[int]
+    known: Mapping[int, Any] = MappingProxyType({})
 
 
 def prepared(jaxpr: Any) -> Any:
@@ -123,7 +127,13 @@ def trace(
         *([like(x) for x in g] for g in (consts, leaves, seeds))
     )
     whole, whole_consts = open_jaxpr(closed)
-    return flatten(whole, len(seeds)), [*whole_consts, *consts], found
+    joint, values = flatten(whole, len(seeds)), [*whole_consts, *consts]
+    known = {v: x for v, x in zip(joint.inputs, values, strict=False) if _is_known(x)}
+    return joint._replace(known=known), values, found
+
+
+def _is_known(x: Any) -> bool:
+    return isinstance(x, (jax.Array, np.ndarray)) and not isinstance(x, Tracer)
 
 
 def like(x: Any) -> Any:

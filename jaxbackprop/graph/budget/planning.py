@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jaxbackprop.graph.budget.emission import Evaluation
 from jaxbackprop.graph.budget.groups import Groups, form, made_early
@@ -46,23 +46,25 @@ def evaluate(graph: Groups, order: Order, inputs: Sequence[Any]) -> list:
 
 
 def compiled_bytes(graph: Groups, order: Order) -> int:
-    """Temporary bytes of the order's program. A scalar's cotangent is 1 in it, as in a gradient."""
+    """Temporary bytes of the order's program. A scalar's cotangent is 1 in it, as in a gradient;
+    what the function closes over is a number of its text."""
     joint = graph.joint
-    avals = [joint.avals[v] for v in joint.inputs]
-    seeds = [v in joint.late and a.shape == () for v, a in zip(joint.inputs, avals, strict=True)]
-    types = [
-        jax.ShapeDtypeStruct(a.shape, a.dtype) for a, s in zip(avals, seeds, strict=True) if not s
-    ]
+    alone = between_devices(joint)
+    given = {} if alone else dict(joint.known)
+    given |= {
+        v: np.ones((), joint.avals[v].dtype)
+        for v in joint.inputs
+        if v in joint.late and joint.avals[v].shape == ()
+    }
+    rest = [v for v in joint.inputs if v not in given]
+    types = [jax.ShapeDtypeStruct(joint.avals[v].shape, joint.avals[v].dtype) for v in rest]
 
-    def run(*given: Any) -> list:
-        rest = iter(given)
-        pairs = zip(avals, seeds, strict=True)
-        return evaluate(
-            graph, order, [jnp.ones((), a.dtype) if s else next(rest) for a, s in pairs]
-        )
+    def run(*arguments: Any) -> list:
+        values = {**given, **dict(zip(rest, arguments, strict=True))}
+        return evaluate(graph, order, [values[v] for v in joint.inputs])
 
     nowhere = jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
-    with nowhere if between_devices(joint) else contextlib.nullcontext():
+    with nowhere if alone else contextlib.nullcontext():
         program = jax.jit(run).lower(*types).compile(compiler_options=TRIED)
     return cast(Any, program.memory_analysis()).temp_size_in_bytes
 
