@@ -84,20 +84,22 @@ def _flat_jaxpr(function: Callable, args: tuple) -> Callable:
 
 
 def _judged(each: Program, theirs: Any, own: Any) -> Outcome:
-    """By the gates: equal up to rounding; where sums cancel, as near to the truth as jax's.
+    """By the gates: equal up to rounding; where sums cancel, as near to the truth as jax's; and
+    where jax's compiled gradient is another, equal to its gradient operation by operation.
 
-    Compiled without care a least value may be computed twice, and rounded in two ways: its share is
-    0/0 for jax, which is then asked again, compiled as users do."""
-    finite = _is_finite(theirs)
-    if not finite and _is_finite(own):
-        run = jax.jit(jax.value_and_grad(each.f, (0, 1)))
-        theirs = run.lower(*each.args).compile(USERS)(*each.args)
-        finite = _is_finite(theirs)
-    if not g4(own, theirs):
-        return Outcome(FAILED, each, f"of another form: {own}, jax {theirs}")
-    if not finite or g1(own, theirs, len(each.names)) or g3(own, theirs, _truth(each)):
-        return Outcome(SAME, each)
-    return Outcome(FAILED, each, f"wrong: {own}, jax {theirs}")
+    (A number that is computed twice is not rounded twice in one way, and jax then finds none that
+    equals the least of them: `build((("scan_slices", ("half", "min_norm")),))` on 0.10 and 0.12.)
+    """
+    depth = len(each.names)
+    if _is_finite(theirs) or not _is_finite(own):
+        if not g4(own, theirs):
+            return Outcome(FAILED, each, f"of another form: {own}, jax {theirs}")
+        if not _is_finite(theirs) or g1(own, theirs, depth) or g3(own, theirs, _truth(each)):
+            return Outcome(SAME, each)
+    right = _one_by_one(each)
+    if g4(own, right) and g1(own, right, depth):
+        return Outcome(SAME, each, f"jax's compiled one is another: {own}, jax {theirs}")
+    return Outcome(FAILED, each, f"wrong: {own}, jax {theirs}, operation by operation {right}")
 
 
 def _is_finite(tree: Any) -> bool:
@@ -110,11 +112,17 @@ def _truth(each: Program) -> Any:
         return jax.value_and_grad(each.f, (0, 1))(*args)
 
 
+def _one_by_one(each: Program) -> Any:
+    with jax.disable_jit():
+        return jax.value_and_grad(each.f, (0, 1))(*each.args)
+
+
 def test_composed_programs_have_jaxs_gradients_or_are_refused_by_name():
     found = outcomes([program(SEED + k) for k in range(COUNT)])
     failed = [o for o in found if o.verdict == FAILED]
     count = {v: sum(o.verdict == v for o in found) for v in (SAME, REFUSED, NOT_JAX)}
-    print(f"\n{count}", *(o for o in found if o.verdict in (REFUSED, NOT_JAX)), sep="\n")
+    told = [o for o in found if o.verdict in (REFUSED, NOT_JAX) or o.why]
+    print(f"\n{count}", *told, sep="\n")
     assert not failed, "\n".join(map(repr, failed))
     assert count[SAME] >= 0.95 * len(found)
 

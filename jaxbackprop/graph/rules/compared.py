@@ -1,12 +1,11 @@
 """Numbers that are compared to tell which of them was chosen."""
 
 from jax import lax
-from jaxtyping import Array, Shaped
 
 from jaxbackprop.checkpoint.ties import array_of_its_own
 
 
-def in_memory(x: Shaped[Array, "*n"]) -> Shaped[Array, "*n"]:
+def in_memory(x):
     """x, every reader of which finds the same bits; to be compared, not differentiated.
 
     XLA computes a cheap x again in each loop that reads it, and not to the same last bit: a product
