@@ -216,6 +216,12 @@ def fft(x, w):
 
 
 @step("precision")
+def wider(x, w):
+    with jax.enable_x64(True):
+        return jnp.sin(x.astype("float64") * w["v"].astype("float64")).astype(x.dtype)
+
+
+@step("precision")
 def half(x, w):
     return x.astype(jnp.bfloat16).astype(x.dtype) * 0.9
 

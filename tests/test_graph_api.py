@@ -123,6 +123,28 @@ def test_strict_promotion_changes_nothing(f):
 # --- options ---
 
 
+def in_64_bits(x):
+    with jax.enable_x64(True):
+        wide = x.astype("float64")
+        rows = jax.lax.scan(lambda c, a: (jnp.sin(c) * a, c), jnp.float64(1), wide)[1]
+        largest = jnp.max(wide) + jnp.abs(jnp.fft.fft(wide)[1]) + wide[jnp.array([0, 2])].sum()
+        return (rows.sum() + largest * jnp.linalg.norm(wide)).astype(x.dtype)
+
+
+def test_64_bits_inside_of_a_function_of_32():
+    """Of such a part jax has a TypeError, and in 64 bits all over its gradient."""
+    x = jnp.array([0.3, 1.7, -0.4])
+    with jax.enable_x64(True):
+        right = jax.grad(in_64_bits)(x)
+    for gradient in (grad(in_64_bits), jax.jit(grad(jax.jit(jax.checkpoint(in_64_bits))))):
+        found = gradient(x)
+        assert found.dtype == jnp.float32
+        assert jnp.allclose(found, right, rtol=1e-6)
+    along = jax.jvp(grad(in_64_bits), (x,), (x,))[1]
+    with jax.enable_x64(True):
+        assert jnp.allclose(along, jax.jvp(jax.grad(in_64_bits), (x,), (x,))[1], rtol=1e-5)
+
+
 def test_integers_are_allowed_where_asked_for_and_have_a_gradient_of_float0():
     tree = {"x": 2.0, "i": jnp.arange(3)}
     f = lambda t: t["x"] ** 2 * t["i"].sum()  # noqa: E731

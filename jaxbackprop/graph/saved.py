@@ -14,7 +14,7 @@ from jax.extend.core import Literal, gensym
 
 from jaxbackprop.graph.dependence import lengths, open_jaxpr, parts
 from jaxbackprop.graph.partition import OPENED, partition, reads
-from jaxbackprop.graph.walk import evaluate, from_line
+from jaxbackprop.graph.walk import context, evaluate, from_line
 
 Kept = Callable[[Any], bool]
 new_variable = gensym()
@@ -63,7 +63,7 @@ def evaluated(equations: Sequence, values: dict, results: Sequence) -> list:
     for equation in equations:
         inputs = _read(values, equation.invars)
         if isinstance(equation, Way):
-            with equation.of.ctx.manager, from_line(equation.of):
+            with context(equation.of), from_line(equation.of):
                 found = equation.run(inputs)
         else:
             found = evaluate(equation, inputs)

@@ -12,7 +12,9 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend import source_info_util
 from jax.extend.core import Literal
@@ -76,6 +78,8 @@ class Cotangents:
         return self.by_variable.pop(variable, None)
 
 
+WIDE = (np.dtype("float64"), np.dtype("complex128"))
+
 # How operations that contain a graph of their own are recorded; filled by `structure`.
 Recorder = Callable[[Any, list, list[bool]], tuple[list, Callable[[list], list]]]
 STRUCTURE: dict[str, Recorder] = {}
@@ -126,7 +130,7 @@ def backward(tape: Tape, cts: Sequence, observe: Callable | None = None) -> list
         contributions = node.pull(cts)
         if observe is not None:
             observe(node, cts, contributions)
-        with node.equation.ctx.manager:
+        with context(node.equation):
             for v, contribution in zip(node.equation.invars, contributions, strict=True):
                 cotangents.write(v, contribution)
     return [cotangents.by_variable.get(v) for v in tape.jaxpr.invars]
@@ -149,6 +153,16 @@ def record(
     return outputs, located_pull
 
 
+@contextlib.contextmanager
+def context(equation: Any) -> Iterator[None]:
+    """What f said of the equation; and 64 bits, where f has them by `jax.enable_x64(True)`."""
+    variables = (*equation.invars, *equation.outvars)
+    wide = any(getattr(v.aval, "dtype", None) in WIDE for v in variables)
+    switch = wide and not jax.config.jax_enable_x64  # type: ignore[attr-defined]
+    with equation.ctx.manager, jax.enable_x64(True) if switch else contextlib.nullcontext():
+        yield
+
+
 def from_line(equation: Any) -> contextlib.AbstractContextManager:
     """What is evaluated for an equation, on either way, comes from its line of the user's code;
     inside of a jitted function of a library, from the line that calls that."""
@@ -166,7 +180,7 @@ def _is_of_a_line(traceback: Any) -> bool:
 @contextlib.contextmanager
 def _located(equations: tuple) -> Iterator[None]:
     try:
-        with from_line(equations[-1]), equations[-1].ctx.manager:
+        with from_line(equations[-1]), context(equations[-1]):
             yield
     except UnsupportedPrimitive as error:
         error.equations = (*equations, *error.equations)
@@ -214,7 +228,7 @@ def _by_rule(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Cal
 def evaluate(equation: Any, inputs: list) -> list:
     """Apply an equation's primitive."""
     params = equation.primitive.get_bind_params(equation.params)
-    with equation.ctx.manager, from_line(equation):
+    with context(equation), from_line(equation):
         outputs = equation.primitive.bind(*inputs, **params)
     return list(outputs) if equation.primitive.multiple_results else [outputs]
 
