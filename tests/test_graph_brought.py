@@ -5,7 +5,7 @@ import jax.extend.core as jex
 import jax.numpy as jnp
 import pytest
 from jax import lax
-from jax.experimental import hijax
+from jax.experimental import hijax, sparse
 from jax.interpreters import ad, batching, mlir
 
 from jaxbackprop.graph import UnsupportedPrimitive, grad
@@ -104,3 +104,43 @@ def test_a_wrong_rule_of_a_library_is_seen_in_the_gradient():
 def test_a_primitive_without_a_rule_is_refused_by_name():
     with pytest.raises(UnsupportedPrimitive, match="'unknown'"):
         grad(lambda x: UNKNOWN.bind(x).sum())(X)
+
+
+PLACES = jnp.array([[0, 1], [1, 2], [2, 2], [3, 0]])
+DENSE = jnp.arange(16.0).reshape(4, 4) / 10
+NUMBERS = jnp.array([0.3, -0.7, 1.1, 0.5])
+
+
+def entries(numbers):
+    return sparse.BCOO((numbers, PLACES), shape=(4, 4))
+
+
+SPARSE = {
+    "by its numbers": lambda x: jnp.sum((entries(x) @ DENSE) ** 2),
+    "by the dense one": lambda x: jnp.sum(jnp.sin(entries(NUMBERS) @ (DENSE * x))),
+    "from the right": lambda x: jnp.sum((DENSE @ entries(x)) ** 2),
+    "transposed": lambda x: jnp.sum(jnp.sin(entries(x).T @ x)),
+    "from a dense one": lambda x: jnp.sum((sparse.BCOO.fromdense(DENSE * x, nse=16) @ x) ** 2),
+    "made dense": lambda x: jnp.sum(entries(x).todense() ** 3 * DENSE),
+    "by rows": lambda x: jnp.sum(sparse.BCSR.from_bcoo(entries(x).sort_indices()) @ DENSE),
+    "a function made sparse": lambda x: jnp.sum(
+        sparse.sparsify(lambda a, x: jnp.sin(a @ x))(entries(x), x) ** 2
+    ),
+    "in a scan": lambda x: jnp.sum(
+        lax.scan(lambda c, _: (jnp.tanh(entries(x) @ c), None), x, length=3)[0]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_arrays_bring_their_rules(name):
+    f = SPARSE[name]
+
+    def slope(gradient):
+        return lambda x: jnp.vdot(gradient(f)(x), jnp.cos(x))
+
+    right, second = jax.grad(f)(NUMBERS), jax.grad(slope(jax.grad))(NUMBERS)
+    assert jnp.allclose(grad(f)(NUMBERS), right, rtol=1e-5, atol=1e-6)
+    rows = jax.jit(jax.vmap(grad(f)))(jnp.stack([NUMBERS, NUMBERS]))
+    assert jnp.allclose(rows, right, rtol=1e-5, atol=1e-6)
+    assert jnp.allclose(grad(slope(grad))(NUMBERS), second, rtol=1e-5, atol=1e-5)

@@ -119,7 +119,8 @@ def _by_cotangents(made: Any, inputs: list, active: Sequence[bool]) -> Recorded:
 def _linear(
     transposed: Callable, unknown: Callable, equation: Any, inputs: list, active: Sequence[bool]
 ) -> Recorded:
-    """Of tangents, which are 0: so are the outputs. `unknown` stands for an input that is one."""
+    """Of tangents, which are 0: so are the outputs, indices apart. `unknown` stands for an input
+    that is one."""
 
     def pull(cts):
         args = [
@@ -131,7 +132,10 @@ def _linear(
         ]
         return _wanted(transposed(filled, args), active)
 
-    return [zeros(v.aval) for v in equation.outvars], pull
+    if all(is_real(v.aval) for v in equation.outvars):
+        return [zeros(v.aval) for v in equation.outvars], pull
+    found = zip(evaluate(equation, inputs), equation.outvars, strict=True)
+    return [zeros(v.aval) if is_real(v.aval) else x for x, v in found], pull
 
 
 def _wanted(found: Sequence, active: Sequence[bool]) -> list:

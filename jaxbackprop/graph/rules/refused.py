@@ -1,7 +1,6 @@
 """What is refused, and why: no gradient is given rather than a guessed one."""
 
 MUTABLE = "a mutable array changes under the walk: return the new values instead"
-SPARSE = "jax.experimental.sparse has its own format: differentiate by the dense array"
 OUTSIDE = "what runs outside of JAX cannot be looked into: give it a rule by jax.custom_vjp"
 PARTIAL = "an array that is partly reduced across devices has no rule: reduce it by lax.psum"
 ACROSS_HOSTS = "it joins or parts the arrays of several hosts: do that outside of the function"
@@ -29,34 +28,6 @@ REFUSED = (
             "swap",
         ],
         MUTABLE,
-    )
-    | dict.fromkeys(
-        [
-            "bcoo_dot_general",
-            "bcoo_dot_general_sampled",
-            "bcoo_extract",
-            "bcoo_fromdense",
-            "bcoo_sort_indices",
-            "bcoo_spdot_general",
-            "bcoo_sum_duplicates",
-            "bcoo_todense",
-            "bcoo_transpose",
-            "bcsr_dot_general",
-            "bcsr_extract",
-            "bcsr_fromdense",
-            "bcsr_todense",
-            "coo_fromdense",
-            "coo_matmat",
-            "coo_matvec",
-            "coo_todense",
-            "csr_fromdense",
-            "csr_matmat",
-            "csr_matvec",
-            "csr_todense",
-            "spsolve",
-            "todense",
-        ],
-        SPARSE,
     )
     | dict.fromkeys(
         [
