@@ -22,7 +22,7 @@ from jax.extend.core import Literal
 from jaxbackprop.graph.foreign import is_foreign
 from jaxbackprop.graph.lines import frames
 from jaxbackprop.graph.rules import FLAT, RULES, UnsupportedPrimitive
-from jaxbackprop.graph.rules.refused import refusal
+from jaxbackprop.graph.rules.refused import MUTABLE, refusal
 from jaxbackprop.graph.rules.table import WITHOUT_ZEROS, fit, placed
 
 
@@ -189,6 +189,10 @@ def _located(equations: tuple) -> Iterator[None]:
 
 def following(equation: Any, active: list[bool]) -> list:
     """The outputs that want a gradient, since an active input changes them."""
+    if _holds_a_mutable_array(equation):
+        error = UnsupportedPrimitive(refusal(equation.primitive.name, MUTABLE))
+        error.equations = (equation,)
+        raise error
     follows = FOLLOWS.get(_kind(equation.primitive))
     flags = follows(equation, active) if follows else [True] * len(equation.outvars)
     return [v for v, flag in zip(equation.outvars, flags, strict=True) if flag and is_real(v.aval)]
@@ -241,11 +245,16 @@ def is_real(aval: Any) -> bool:
 def is_flat(equation: Any) -> bool:
     """Does no gradient pass? Prints, checks and callbacks without results are done and passed by;
     but what writes to a mutable array is no such effect."""
-    if any(hasattr(v.aval, "inner_aval") for v in equation.invars):
+    if _holds_a_mutable_array(equation):
         return False
     name, outvars = equation.primitive.name, equation.outvars
     discrete = all(hasattr(v.aval, "dtype") and not is_real(v.aval) for v in outvars)
     return name in FLAT or (name not in STRUCTURE and discrete)
+
+
+def _holds_a_mutable_array(equation: Any) -> bool:
+    """What is written there does not come out of the equation, so the walk would not follow it."""
+    return any(hasattr(v.aval, "inner_aval") for v in equation.invars)
 
 
 def zeros(aval: Any) -> Any:

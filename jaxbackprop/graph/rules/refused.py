@@ -59,7 +59,7 @@ REFUSED = (
 )
 
 
-def refusal(name: str) -> str:
+def refusal(name: str, reason: str | None = None) -> str:
     """What is said of a primitive without a rule."""
-    reason = REFUSED.get(name)
+    reason = reason or REFUSED.get(name)
     return f"no rule for the primitive '{name}'" + (f": {reason}" if reason else "")
