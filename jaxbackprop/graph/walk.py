@@ -156,8 +156,8 @@ def record(
 @contextlib.contextmanager
 def context(equation: Any) -> Iterator[None]:
     """What f said of the equation; and 64 bits, where f has them by `jax.enable_x64(True)`."""
-    variables = (*equation.invars, *equation.outvars)
-    wide = any(getattr(v.aval, "dtype", None) in WIDE for v in variables)
+    types = (getattr(v, "aval", v) for v in (*equation.invars, *equation.outvars))
+    wide = any(getattr(t, "dtype", None) in WIDE for t in types)
     switch = wide and not jax.config.jax_enable_x64  # type: ignore[attr-defined]
     with equation.ctx.manager, jax.enable_x64(True) if switch else contextlib.nullcontext():
         yield
