@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxbackprop.graph import UnsupportedPrimitive, grad, value_and_grad, vjp
+from jaxbackprop.graph import UnsupportedPrimitive, grad, inspect, value_and_grad, vjp
 
 X = jnp.linspace(-1, 1, 5)
 
@@ -140,6 +140,7 @@ def test_64_bits_inside_of_a_function_of_32():
         found = gradient(x)
         assert found.dtype == jnp.float32
         assert jnp.allclose(found, right, rtol=1e-6)
+    assert jnp.allclose(inspect(in_64_bits)(x).gradients, right, rtol=1e-6)
     along = jax.jvp(grad(in_64_bits), (x,), (x,))[1]
     with jax.enable_x64(True):
         assert jnp.allclose(along, jax.jvp(jax.grad(in_64_bits), (x,), (x,))[1], rtol=1e-5)

@@ -16,7 +16,7 @@ from jaxbackprop.graph.custom import no_tangent
 from jaxbackprop.graph.inspection.steps import HasNoTemplate, Log, Place, Step, Unknown, Value
 from jaxbackprop.graph.lines import where
 from jaxbackprop.graph.rules import FLAT, UnsupportedPrimitive
-from jaxbackprop.graph.walk import Node, evaluate, is_real, record
+from jaxbackprop.graph.walk import Node, context, evaluate, is_real, record
 
 LayOut = Callable[[Log, Any, list[Value], Place], list[Value]]
 LAID_OUT: dict[str, LayOut] = {}
@@ -42,7 +42,8 @@ def run(log: Log, jaxpr: Any, consts: list, args: list, place: Place) -> list[Va
     for equation in jaxpr.eqns:
         inputs = [read(v) for v in equation.invars]
         lay_out = LAID_OUT.get(equation.primitive.name, elementary)
-        outputs = lay_out(log, equation, inputs, place.at(equation))
+        with context(equation):
+            outputs = lay_out(log, equation, inputs, place.at(equation))
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
