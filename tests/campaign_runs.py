@@ -291,8 +291,9 @@ def kill(root: pathlib.Path, count: int, seed: int) -> Report:
 
 
 def faulty_campaign(root: pathlib.Path, seed: int, signals: tuple[int, ...]) -> list[str]:
-    """Trials of a faulty program until one fails, three at most; all of them inside a save."""
-    return campaign(root, 3, seed, signals, 1, one_is_enough=True)[0]
+    """Trials of a faulty program until one fails, nine at most; all of them inside a save, unless
+    the machine is so busy that the run is over before."""
+    return campaign(root, 9, seed, signals, 1, one_is_enough=True)[0]
 
 
 def stop(root: pathlib.Path, count: int, seed: int) -> Report:
