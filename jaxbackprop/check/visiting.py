@@ -8,8 +8,9 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jaxbackprop.check.contents import graphs_in
-from jaxbackprop.check.widened import CALLS, SILENT, going_on
+from jaxbackprop.check.widened import CALLS, SILENT
 from jaxbackprop.graph.dependence import lengths, open_jaxpr, parts
+from jaxbackprop.graph.loop import going_on
 from jaxbackprop.graph.rules.table import FLAT
 from jaxbackprop.graph.walk import evaluate, is_real
 

@@ -9,7 +9,6 @@ its own precision at the arguments themselves.
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +22,7 @@ from jaxbackprop.check.deciding import Decisions, as_decided, is_decision
 from jaxbackprop.check.precision import is_inexact, wide, wide_type
 from jaxbackprop.check.shaking import EXACT, shake
 from jaxbackprop.graph.dependence import lengths, open_jaxpr, parts
+from jaxbackprop.graph.loop import going_on
 
 SILENT = {"debug_callback", "debug_print", "check"}  # said once, not at each of a thousand points
 CALLBACKS = {"pure_callback", "io_callback"}  # Python's functions, which may draw
@@ -236,14 +236,6 @@ def _while(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers]:
         return going_on(more(state), turned, state)
 
     return lax.while_loop(lambda state: jnp.any(more(state)), turn, _strong(start))
-
-
-def going_on(more: Any, turned: Any, state: Any) -> Any:
-    """Under vmap a loop asks each row whether it goes on: one that does not stays as it is."""
-    if not jnp.ndim(more):
-        return turned
-    rows = partial(lax.broadcast_in_dim, more, broadcast_dimensions=range(jnp.ndim(more)))
-    return jax.tree.map(lambda new, old: jnp.where(rows(shape=new.shape), new, old), turned, state)
 
 
 def _cond(equation: Any, inputs: list[Numbers], held: Held) -> list[Numbers]:

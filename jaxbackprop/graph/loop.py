@@ -5,8 +5,10 @@ the residuals, and nothing else.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -101,3 +103,11 @@ def refuse(error: UnsupportedPrimitive) -> Callable:
         raise error
 
     return pull
+
+
+def going_on(more: Any, turned: Any, state: Any) -> Any:
+    """Under vmap a loop asks each row whether it goes on: one that does not stays as it is."""
+    if not jnp.ndim(more):
+        return turned
+    rows = partial(lax.broadcast_in_dim, more, broadcast_dimensions=range(jnp.ndim(more)))
+    return jax.tree.map(lambda new, old: jnp.where(rows(shape=new.shape), new, old), turned, state)

@@ -12,6 +12,7 @@ from jaxbackprop.graph.inspection.compiled import Form, template_of
 from jaxbackprop.graph.inspection.filling import Filled
 from jaxbackprop.graph.inspection.laying import enter, inside, lays_out
 from jaxbackprop.graph.inspection.steps import HasNoTemplate, Log, Place, Value
+from jaxbackprop.graph.loop import going_on
 from jaxbackprop.graph.walk import is_real
 
 LONG = 32  # steps: shorter loops are laid out before a template of their step is compiled
@@ -77,22 +78,11 @@ def while_loop(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[
             return carry
         after = inside(log, body, [*consts, *carry], here)
         if np.ndim(goes_on.array):  # under vmap, where each example has its own number of steps
-            select = jax.make_jaxpr(_select)(
-                *([v.array for v in vs] for vs in (carry, after)), goes_on.array
+            select = jax.make_jaxpr(going_on)(
+                goes_on.array, *([v.array for v in vs] for vs in (after, carry))
             )
-            after = inside(log, select, [*carry, *after, goes_on], here._replace(hidden=True))
+            after = inside(log, select, [goes_on, *after, *carry], here._replace(hidden=True))
         carry, i = after, i + 1
-
-
-def _select(before: list, after: list, goes_on: Any) -> list:
-    """Of each example that goes on, what is new; of the others, what was."""
-
-    def chosen(old: Any, new: Any) -> Any:
-        return jnp.where(
-            goes_on.reshape(goes_on.shape + (1,) * (old.ndim - goes_on.ndim)), new, old
-        )
-
-    return [chosen(old, new) for old, new in zip(before, after, strict=True)]
 
 
 def _carried(body: Any, consts: list[Value], carry: list[Value], xs: list[Value]) -> list[Value]:
