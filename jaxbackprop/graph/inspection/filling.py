@@ -38,9 +38,9 @@ class Filled:
         self.end = carry
 
     def node(self) -> Node:
-        start = self.given[self.order[0]][: self.form.n_consts + self.form.n_carry]
         first = self.form.n_consts + self.form.n_carry
-        inputs = [*start, *(v for i in range(self.length) for v in self.given[i][first:])]
+        xs = (v for i in range(self.length) for v in self.given[i][first:])
+        inputs = [*self.given[self.order[0]][:first], *xs]
         ys = (v for i in range(self.length) for v in self.outputs[i][self.form.n_carry :])
         outputs = [*self.end, *ys]
         arrays = [v.array for v in inputs], [v.array for v in outputs]
