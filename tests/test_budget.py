@@ -12,6 +12,8 @@ from jaxbackprop import checkpoint
 from jaxbackprop.checkpoint import within
 from jaxbackprop.graph import grad, value_and_grad, vjp
 from jaxbackprop.graph.budget import asking, emission, memory, planning, simulation
+from jaxbackprop.graph.budget import loops as budget_loops
+from jaxbackprop.graph.rules import UnsupportedPrimitive
 
 X = jax.random.normal(jax.random.key(0), (256, 32))
 
@@ -306,6 +308,43 @@ def test_a_gradient_in_so_many_bytes_is_differentiated_in_turn(f, outer):
     expected = jax.grad(length(lambda params: jax.grad(f)(params, small)))(params)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * np.abs(b).max())
+
+
+def unasked_carry(x):
+    """An infinite slope on a carry and on slices that nobody reads, in a loop in a loop."""
+
+    def inner(c, _):
+        return (jnp.sin(c[0]), jnp.sqrt(c[1] * 0)), jnp.sqrt(c[0] * 0)
+
+    def outer(c, _):
+        return jax.lax.scan(inner, c, None, 3)[0], None
+
+    return jax.lax.scan(outer, (x, x), None, 2)[0][0]
+
+
+def unasked_while(x):
+    """A loop of unknown length, beside the gradient's way and on what nobody reads."""
+    n = jax.lax.while_loop(lambda s: s[1] < 3, lambda s: (s[0] * 2.0, s[1] + 1), (1.0, 0))[0]
+
+    def step(c, t):
+        s = jax.lax.while_loop(lambda s: s[1] < t, lambda s: (s[0] * 1.5, s[1] + 1), (c[1], 0))
+        return (jnp.sin(c[0]) * n, s[0]), s[1]
+
+    (end, _), counts = jax.lax.scan(step, (x, x), jnp.arange(5))
+    return end * counts.sum()
+
+
+@pytest.mark.parametrize("f", [unasked_carry, unasked_while])
+def test_what_nobody_asks_of_a_loop_has_no_way_back(f, monkeypatch):
+    found = grad(f, checkpoint="1MiB")(0.7)
+    np.testing.assert_allclose(found, jax.grad(f)(0.7), rtol=1e-6)
+    whole = budget_loops.Loop.ask
+    monkeypatch.setattr(budget_loops.Loop, "ask", lambda self, _: whole(self, self.dependent[1]))
+    try:
+        wrong = grad(f, checkpoint="1MiB")(0.7)
+    except UnsupportedPrimitive:
+        wrong = jnp.nan
+    assert jnp.isnan(wrong)
 
 
 def test_less_than_the_least_is_refused_with_the_least_and_its_line():

@@ -170,18 +170,12 @@ class Family:
         return found
 
 
-def there_and_back(
-    jaxpr: Any, consts: Sequence, flags: Sequence[bool], out_flags: Sequence[bool]
-) -> Any:
-    """(inputs, cotangents) ↦ (outputs, gradients) of a graph, as one graph; the cotangents are
-    those of the outputs that `out_flags` marks, the gradients by the inputs that `flags` does."""
-    return joined(jaxpr, consts, flags, out_flags)[0]
-
-
 def joined(
     jaxpr: Any, consts: Sequence, flags: Sequence[bool], asked: Sequence[bool]
 ) -> tuple[Any, list[bool]]:
-    """`there_and_back`, and which of the inputs a cotangent reaches."""
+    """(inputs, cotangents) ↦ (outputs, gradients) of a graph, as one graph; the cotangents are
+    those of the outputs `asked`, the gradients by the inputs that `flags` marks. And which of the
+    inputs a cotangent reaches."""
     reached = []
 
     def walked(inputs, cts):

@@ -19,11 +19,12 @@ from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.structure import recorder
 
 
-def _ends(equation: Any, active: list[bool]) -> list[bool]:
+def following_outputs(equation: Any, active: list[bool]) -> list[bool]:
+    """The outputs of a scan that depend on an active input, at whatever step."""
     return dependence(open_jaxpr(equation.params["jaxpr"])[0], active, *lengths(equation.params))[1]
 
 
-@recorder("scan", follows=_ends)
+@recorder("scan", follows=following_outputs)
 @at_once
 def scan(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """Cotangents of the carry go from step to step, those of the loop's constants are summed over

@@ -3,8 +3,9 @@
 One value goes from one to the other: the *token*, of as many bytes as the chosen option keeps.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +18,68 @@ from jaxbackprop.graph.budget.options import Option, loops_in, options, paths
 from jaxbackprop.graph.budget.report import step_kept, step_repeated
 from jaxbackprop.graph.budget.running import run_ahead, run_back
 from jaxbackprop.graph.budget.simulation import plain
-from jaxbackprop.graph.dependence import dependence, lengths, open_jaxpr
-from jaxbackprop.graph.halves import there_and_back
-from jaxbackprop.graph.loop import refuse
-from jaxbackprop.graph.rules import UnsupportedPrimitive
+from jaxbackprop.graph.dependence import asked_in_a_loop, dependence, lengths, open_jaxpr
+from jaxbackprop.graph.halves import asked_of, joined
+from jaxbackprop.graph.loop import following_outputs
 from jaxbackprop.graph.structure import recorder
-from jaxbackprop.graph.walk import evaluate
+
+
+class Step(NamedTuple):
+    """A step there and back: its graph, the constants of its text, and which of its inputs a
+    gradient reaches: of the carry, those whose outputs are asked.
+
+    The graph's inputs are those constants, the step's inputs, and the cotangents of the outputs
+    asked; its outputs those of the step and the gradients.
+    """
+
+    joint: Joint
+    closed: list
+    flags: list[bool]
 
 
 class Loop:
-    """A scan and its options, from what costs least time to what needs least memory."""
+    """A scan and its options, from what costs least time to what needs least memory.
+
+    Which outputs have a cotangent is known on the way back only, and decides what a step keeps
+    (`ask`): zeros that nobody asked for are never formed, and a part without a way back is refused
+    only where one is wanted.
+    """
 
     def __init__(self, params: dict, active: Sequence[bool]) -> None:
         self.length, self.reverse = params["length"], params["reverse"]
         self.n_consts, self.n_carry = lengths(params)
-        jaxpr, closed = open_jaxpr(params["jaxpr"])
-        self.flags, self.out_flags = dependence(jaxpr, active, self.n_consts, self.n_carry)
-        self.joint, self.closed = _step(jaxpr, closed, self.flags, self.out_flags)
-        self.out_avals = [v.aval for v in jaxpr.outvars]
-        self.options = options(self)
+        self.jaxpr, self.consts = open_jaxpr(params["jaxpr"])
+        self.dependent = dependence(self.jaxpr, active, self.n_consts, self.n_carry)
+        self.out_avals = [v.aval for v in self.jaxpr.outvars]
+        self.out_flags = [False] * len(self.out_avals)
+
+    def ask(self, asked: Sequence[bool]) -> None:
+        """The outputs that get a cotangent, from outside or from the step behind."""
+        flags, out_flags = self.dependent
+        self.out_flags = list(asked)
+        if self.out_flags != out_flags:
+            counts = (self.n_consts, self.n_carry)
+            self.out_flags = asked_in_a_loop(self.jaxpr, asked, flags, *counts)
+
+    @functools.cached_property
+    def step(self) -> Step:
+        return _step(self, self.dependent[0], self.out_flags)
+
+    @property
+    def joint(self) -> Joint:
+        return self.step.joint
+
+    @property
+    def closed(self) -> list:
+        return self.step.closed
+
+    @property
+    def flags(self) -> list[bool]:
+        return self.step.flags
+
+    @functools.cached_property
+    def options(self) -> list[Option]:
+        return options(self)
 
     def ahead(self, option: Option, inputs: Sequence[Any]) -> list:
         return run_ahead(self, option, inputs)
@@ -63,16 +107,14 @@ class Loop:
         return f"Loop({id(self)})"
 
 
-@recorder("planned_scan")
+@recorder("planned_scan", follows=following_outputs)
 def planned_scan(equation: Any, inputs: list, active: list[bool]) -> tuple[list, Callable]:
     """The loop ahead and the loop back, as two operations of the graph around them."""
-    try:
-        loop = Loop(equation.params, active)
-    except UnsupportedPrimitive as error:
-        return evaluate(equation, inputs), refuse(error)
+    loop = Loop(equation.params, active)
     *outputs, token = AHEAD.bind(*inputs, loop=loop, outs=tuple(v.aval for v in equation.outvars))
 
     def pull(cts):
+        loop.ask(asked_of(cts, loop.dependent[1]))
         cts = [
             jnp.zeros_like(out) if ct is None else ct
             for ct, out, flag in zip(cts, outputs, loop.out_flags, strict=True)
@@ -93,12 +135,17 @@ AHEAD.def_abstract_eval(lambda *avals, loop, outs: [*outs, TOKEN])
 BACK.def_abstract_eval(lambda *avals, loop, outs: list(outs))
 
 
-def _step(jaxpr: Any, closed: Sequence, flags: list[bool], out_flags: list[bool]) -> tuple:
-    """The joint graph of a step: its inputs are constants of the text, the step's inputs, and the
-    cotangents of the outputs that have one; its outputs those of the step and the gradients."""
-    cts = [v.aval for v, flag in zip(jaxpr.outvars, out_flags, strict=True) if flag]
-    whole, consts = open_jaxpr(there_and_back(jaxpr, closed, flags, out_flags))
-    return flatten(whole, len(cts)), list(consts)
+def _step(loop: Loop, flags: list[bool], asked: list[bool]) -> Step:
+    graph, reached = joined(loop.jaxpr, loop.consts, flags, asked)
+    whole, consts = open_jaxpr(graph)
+    joint = flatten(whole, sum(asked))
+    carry = range(loop.n_consts, loop.n_consts + loop.n_carry)
+    reached = [asked[i - loop.n_consts] if i in carry else there for i, there in enumerate(reached)]
+    gradients = iter(joint.outputs[len(asked) :])
+    found = [next(gradients) if flag else None for flag in flags]
+    wanted = [g for g, there in zip(found, reached, strict=True) if there]
+    outputs = [*joint.outputs[: len(asked)], *wanted]
+    return Step(joint._replace(outputs=outputs), list(consts), reached)
 
 
 def choices_of(joint: Joint, most: int) -> list[Choices]:
