@@ -210,6 +210,57 @@ def test_a_program_that_is_only_tried_needs_the_bytes_of_the_one_that_runs(monke
             assert planning.compiled_bytes(graph, order) == tried
 
 
+@pytest.fixture
+def compilations():
+    """How many programs have been compiled, as jax tells it."""
+    seen = []
+
+    def listen(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seen.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield seen
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_a_plan_that_fits_at_once_is_compiled_once_and_a_program_once_tried_is_known(compilations):
+    params, small = layers(6), jnp.tanh(X[:192])
+    asked = within(int(1.1 * checkpoint.plan(dense, params, small, bytes="180KiB").compiled_bytes))
+    gradient = value_and_grad(dense, checkpoint=asked)
+    compilations.clear()
+    _, first = gradient(params, small)
+    assert len(compilations) == 1  # the program that runs
+    gradient(params, small)
+    assert len(compilations) == 1
+    trained = jax.jit(value_and_grad(dense, checkpoint=asked))
+    trained(params, small)
+    tried = len(compilations) - 1
+    assert tried >= 2  # in a user's program a plan is tried first
+    jax.jit(lambda params: trained(params, small)[0])(params)
+    assert len(compilations) == tried + 2
+    same(first, jax.grad(dense)(params, small))
+
+
+def test_a_call_whose_program_needs_more_than_was_asked_is_planned_again(monkeypatch):
+    params, asked = layers(6), 200_000
+    read, right = [], planning.cheapest
+    analysis = jax.stages.Compiled.memory_analysis
+
+    def wrong_at_first(graphs, room):
+        return right(graphs, room) if read else (graphs[0], simulation.plain(graphs[0]))
+
+    def recorded(self):
+        read.append(analysis(self).temp_size_in_bytes)
+        return analysis(self)
+
+    monkeypatch.setattr(planning, "cheapest", wrong_at_first)
+    monkeypatch.setattr(jax.stages.Compiled, "memory_analysis", recorded)
+    _, found = value_and_grad(dense, checkpoint=within(asked))(params, X)
+    assert read[0] > asked >= read[-1]
+    same(found, jax.grad(dense)(params, X))
+
+
 def test_what_is_evaluated_is_read_before_it_is_evaluated_again():
     graph = planning.graphs_of(asking.graph_of(dense, (layers(6), X)))[0]
     order = simulation.best(graph, 164_000)

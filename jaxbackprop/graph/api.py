@@ -105,7 +105,7 @@ def value_and_grad(
         out: Any = (value, aux) if has_aux else value
         return out, gradients[0] if isinstance(argnums, int) else gradients
 
-    return value_and_gradient if bytes is None else budget.compiled(value_and_gradient)
+    return value_and_gradient if bytes is None else budget.compiled(value_and_gradient, bytes)
 
 
 @overload

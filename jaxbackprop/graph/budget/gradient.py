@@ -1,18 +1,17 @@
 """The two ways through a planned graph: ahead to the function's outputs, back to the gradients."""
 
-import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxbackprop.checkpoint.descriptions import Within, described
+from jaxbackprop.graph.budget.calling import MEASURED_BY, measured_by
 from jaxbackprop.graph.budget.emission import Evaluation
 from jaxbackprop.graph.budget.joint import trace
-from jaxbackprop.graph.budget.planning import plan
+from jaxbackprop.graph.budget.planning import compiled_bytes, plan
 from jaxbackprop.graph.budget.report import first_back
 from jaxbackprop.graph.walk import is_real
 
@@ -37,11 +36,12 @@ def run(f: Callable, leaves: Sequence[Any], bytes: int) -> tuple[Any, Any, Calla
 
     Both ways run in the order of one plan, which is made for the two as one program.
     """
-    closed, shapes = jax.make_jaxpr(f, return_shape=True)(*leaves)
+    with measured_by(None):  # plans inside of f are their own
+        closed, shapes = jax.make_jaxpr(f, return_shape=True)(*leaves)
     of_output = len(jax.tree.leaves(shapes[0]))
     seeded = [i < of_output and is_real(v.aval) for i, v in enumerate(closed.jaxpr.outvars)]
     joint, consts, found = trace(closed.jaxpr, closed.consts, leaves, seeded)
-    planned = plan(joint, bytes)
+    planned = plan(joint, bytes, MEASURED_BY.get() or compiled_bytes)
     steps = planned.order.steps
     first = first_back(planned.graph, steps)
     known = len(joint.inputs) - sum(seeded)
@@ -59,53 +59,6 @@ def run(f: Callable, leaves: Sequence[Any], bytes: int) -> tuple[Any, Any, Calla
         return [next(gradients) if has else None for has in found]
 
     return *jax.tree.unflatten(jax.tree.structure(shapes), outputs), pull
-
-
-def compiled(function: Callable) -> Callable:
-    """The function as one program, which each form of its arguments compiles once.
-
-    Arrays are traced; what else there is among the arguments is part of the form.
-    """
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(form: _Form, arrays: list) -> Any:
-        args, kwargs = form.filled(arrays)
-        return function(*args, **kwargs)
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        leaves, tree = jax.tree.flatten((args, kwargs))
-        places = tuple(i for i, leaf in enumerate(leaves) if _is_array(leaf))
-        rest = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
-        return run(_Form(tree, places, rest), [leaves[i] for i in places])
-
-    return call
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic, float, complex))
-
-
-class _Form:
-    """What a call has beside its arrays; two are equal where all of that is."""
-
-    def __init__(self, tree: Any, places: tuple[int, ...], rest: tuple[Hashable, ...]) -> None:
-        self.tree, self.places, self.rest = tree, places, rest
-
-    def filled(self, arrays: Sequence[Any]) -> Any:
-        leaves: list[Any] = list(self.rest)
-        for place, array in zip(self.places, arrays, strict=True):
-            leaves[place] = array
-        return jax.tree.unflatten(self.tree, leaves)
-
-    def _key(self) -> tuple:
-        return self.tree, self.places, self.rest
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Form) and self._key() == other._key()
-
-    def __hash__(self) -> int:
-        return hash(self._key())
 
 
 def _refuse(values: tuple, places: tuple) -> Any:

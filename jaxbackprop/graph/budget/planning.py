@@ -1,7 +1,8 @@
 """The plan: an order that fits, held against the program that it compiles to."""
 
 import contextlib
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -22,6 +23,9 @@ TRIED: dict[str, str | bool] = {
     "xla_backend_optimization_level": "0"
 }  # not run: only its bytes are read
 MIB = 2**20
+
+
+Measure = Callable[[Groups, Order], int]  # the bytes that an order's program needs
 
 
 class Planned(NamedTuple):
@@ -65,19 +69,27 @@ def compiled_bytes(graph: Groups, order: Order) -> int:
 
     nowhere = jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), ()))
     with nowhere if alone else contextlib.nullcontext():
-        program = jax.jit(run).lower(*types).compile(compiler_options=TRIED)
-    return cast(Any, program.memory_analysis()).temp_size_in_bytes
+        lowered = jax.jit(run).lower(*types)
+        text = f"{jax.default_backend()} {TRIED} {lowered.as_text()}"
+        key = hashlib.sha256(text.encode()).digest()
+        if key not in _READ:
+            program = lowered.compile(compiler_options=TRIED)
+            _READ[key] = cast(Any, program.memory_analysis()).temp_size_in_bytes
+    return _READ[key]
 
 
-def plan(joint: Joint, bytes: int) -> Planned:
-    """The cheapest plan found whose compiled program needs at most so many bytes.
+_READ: dict[bytes, int] = {}  # by the text of a program: it is not compiled a second time
+
+
+def plan(joint: Joint, bytes: int, measure: Measure = compiled_bytes) -> Planned:
+    """The cheapest plan found whose program needs at most so many bytes, as it is measured.
 
     Raises ValueError where there is none, and names the least and the operation that sets it.
     """
     graphs = graphs_of(joint)
     free = plain(graphs[0])._replace(held=False)
     if free.peak + made_early(graphs[0]) / 2 <= NEARLY * bytes:
-        compiled = compiled_bytes(graphs[0], free)
+        compiled = measure(graphs[0], free)
         if compiled <= bytes:
             return Planned(graphs[0], free, compiled)
     room = bytes
@@ -86,11 +98,11 @@ def plan(joint: Joint, bytes: int) -> Planned:
         if found is None:
             break
         graph, order = found
-        compiled = compiled_bytes(graph, order)
+        compiled = measure(graph, order)
         if compiled <= bytes:
             return Planned(graph, order, compiled)
         room = min(room, order.peak) * min(bytes / compiled, 0.98)
-    found, operation = least_plan(graphs)
+    found, operation = least_plan(graphs, measure)
     if found.compiled <= bytes:
         return found
     raise ValueError(
@@ -118,11 +130,13 @@ def cheapest(graphs: Sequence[Groups], room: int) -> tuple[Groups, Order] | None
     return min(fitting, key=lambda pair: pair[1].cost, default=None)
 
 
-def least_plan(graphs: Sequence[Groups]) -> tuple[Planned, Operation]:
+def least_plan(
+    graphs: Sequence[Groups], measure: Measure = compiled_bytes
+) -> tuple[Planned, Operation]:
     """The plan in the least memory, and the operation that needs it."""
     tried = [(*least(graph), graph) for graph in graphs[-2:]]
     order, group, graph = min(tried, key=lambda found: found[0].peak)
-    planned = Planned(graph, order, compiled_bytes(graph, order))
+    planned = Planned(graph, order, measure(graph, order))
     return planned, graph.joint.operations[graph.groups[group].operations[-1]]
 
 
