@@ -19,8 +19,6 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import peers
 import tyro
+from benchmark_parts.memory import page_faults, peak_memory
 from benchmark_parts.platforms import choose
 from benchmark_parts.report import report
 from parts.arguments import check
@@ -155,30 +154,6 @@ def agree(gradients: dict[str, peers.Weights], within: float = 1e-3) -> None:
                     sys.exit(f"{name} has another gradient than jaxbackprop in layer {l}")
 
 
-def peak_memory(peer: str, work: Work) -> float | None:
-    """Resident MiB of a process of its own that computes the gradient."""
-    program = f"import peers; peers.print_peak_memory({peer!r}, {work.name!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return float(done.stdout.split()[-1]) if done.returncode == 0 else None
-
-
-def page_faults(call: Callable, calls: int = 5) -> int:
-    """Pages a call, in the median, that the system has to hand out: memory given back and asked for
-    anew."""
-    seen = []
-    for _ in range(calls):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        call()
-        seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    return int(np.median(seen))
-
-
 def one_gradient(work: Work, names: list[str], rounds: int, options: Options) -> dict:
     """A row for each peer: time, ratio, memory and compile time of one gradient."""
     weights, X, Y = peers.material(work, work.batch)
@@ -195,7 +170,7 @@ def one_gradient(work: Work, names: list[str], rounds: int, options: Options) ->
         rows[name]["temporary_bytes"] = run.temporary_bytes
         rows[name]["page_faults"] = page_faults(run.call)
         if not options.quick and jax.default_backend() == "cpu":
-            rows[name]["peak_mib"] = peak_memory(name, work)
+            rows[name]["peak_mib"] = peak_memory(name, work.name)
     return rows
 
 

@@ -434,6 +434,9 @@ def test_a_stretched_divisor_collects_from_all_that_it_divides():
     np.testing.assert_allclose(by_y, [[-3 / 4], [-7 / 16]])
     _, pullback = vjp(lambda y: x / y, jnp.float32(2))
     np.testing.assert_allclose(pullback(jnp.ones_like(out))[0], -10 / 4)
+    x, y = draw(1, 2, 3, 2), jnp.full((1, 2, 1, 1), 2.0)
+    _, pullback = vjp(lambda y: x / y, y)
+    np.testing.assert_allclose(pullback(x)[0], -np.sum(x * x, (2, 3), keepdims=True) / 4, rtol=1e-6)
 
 
 def test_cholesky_of_the_lower_triangle_alone_has_the_gradient_of_the_installed_jax():

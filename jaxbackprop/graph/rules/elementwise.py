@@ -7,7 +7,7 @@ from jax import lax
 
 from jaxbackprop.graph.rules.compared import in_memory
 from jaxbackprop.graph.rules.complex_numbers import is_complex
-from jaxbackprop.graph.rules.table import cast, fit, local_gradient, rule
+from jaxbackprop.graph.rules.table import cast, inner, local_gradient, rule
 
 # --- linear: the cotangent passes as it is, or scaled ---
 
@@ -75,7 +75,7 @@ def div(cts, outs, x, y):
         ct x: of the quotient it would be an array as large as x that nothing else reads."""
         if jnp.shape(y) == jnp.shape(out) or jnp.ndim(y) == 0:
             return -(ct * out) / y
-        return -(fit(ct * x, y) / y) / y
+        return -(inner(ct, x, y) / y) / y
 
     return (lambda: ct / y, by_divisor)
 
