@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxbackprop import check, checkpoint, locate, watch
 from jaxbackprop.graph import UnsupportedPrimitive, grad, inspect, value_and_grad, vjp
 
 X = jnp.linspace(-1, 1, 5)
@@ -191,9 +192,39 @@ class Counted(nnx.Module):
         self.count = nnx.Variable(jnp.int32(0))
 
 
+class Outside:
+    """Numbers of another library, which numpy can read."""
+
+    def __array__(self, *_, **__):
+        return np.ones(())
+
+
+async def later(x):
+    return x
+
+
+def each(x):
+    yield x
+
+
 REFUSED = [
     (lambda: grad(lambda x: None)(1.0), "returned None"),
-    (lambda: value_and_grad(lambda x: "high")(1.0), "returns arrays, not str"),
+    (lambda: value_and_grad(lambda x: "high")(1.0), "returns str: return .* by has_aux=True"),
+    (lambda: grad(lambda x: Outside())(1.0), "returns Outside: "),
+    (lambda: grad(lambda x: np.array("a"))(1.0), "returns ndarray of str32"),
+    (lambda: grad(lambda x: jax.random.key(0))(1.0), "the output is key<fry>"),
+    (lambda: grad(None), "of a function, and this is None"),
+    (lambda: inspect([1.0]), "of a function, and this is list"),
+    (lambda: locate(later)(1.0), "later is an async function"),
+    (lambda: watch(each)(1.0), "each is a generator function"),
+    (lambda: watch(lambda x: 3 * x)(jnp.ones(2)), r"output shape \(2,\)"),
+    (lambda: checkpoint.kept(lambda x: None, 1.0), "returned None"),
+    (lambda: grad(jnp.sum, argnums="x")(1.0), "argnums is 'x', expected the number"),
+    (lambda: grad(jnp.sin, argnums=1.5)(1.0), "argnums is 1.5, expected the number"),
+    (lambda: grad(jnp.add, argnums=(1, 0, -1))(1.0, 2.0), "asks for argument 1 twice"),
+    (lambda: grad(jnp.sum)(Outside()), "argument 0 is Outside; make it an array"),
+    (lambda: grad(jnp.sum)(jax.ShapeDtypeStruct((), "float32")), "jax.eval_shape"),
+    (lambda: vjp(jnp.sum, {"a": "x"}), r"argument 0\['a'\] is str"),
     (lambda: grad(lambda p: p["i"][0] * 1.0)({"i": [3]}), r"0\['i'\]\[0\] is int32.*allow_int"),
     (lambda: grad(lambda b: b * 1.0)(True), "argument 0 is bool.*allow_int"),
     (lambda: grad(lambda m: m(1.0))(Model(jnp.ones(3), jnp.tanh)), "equinox.partition"),
@@ -201,7 +232,8 @@ REFUSED = [
     (lambda: grad(lambda x: x, holomorphic=True)(1.0), "complex inputs.*argument 0 is float32"),
     (lambda: grad(lambda x: 1j)(1.0), "the output is complex64: holomorphic=True"),
     (lambda: grad(jnp.sum, argnums=(0, 2))(1.0, 2.0), "asks for argument 2.*2 positional"),
-    (lambda: vjp(lambda x: x, 1.0, has_aux=True), r"returns a pair \(value, aux\)"),
+    (lambda: vjp(lambda x: x, 1.0, has_aux=True), r"a pair \(value, aux\).* returns an array"),
+    (lambda: grad(lambda x: (x, 1, 2), has_aux=True)(1.0), "returns a tuple of 3"),
 ]  # fmt: skip
 
 
@@ -210,6 +242,14 @@ def test_what_cannot_be_differentiated_is_refused_with_the_remedy(call, message,
     with pytest.raises(TypeError, match=message) as caught:
         call()
     assert not re.search(r"\n", str(caught.value))
+
+
+@pytest.mark.parametrize("one", [np.int64(1), jnp.int32(1), True])
+def test_the_number_of_an_argument_is_any_whole_number(one):
+    assert grad(lambda x, y: x * y, argnums=one)(2.0, 3.0) == 2.0
+    assert inspect(lambda x, y: x * y, argnums=one)(2.0, 3.0).gradients == 2.0
+    assert watch(lambda x, y: x * y, "everything", one)(2.0, 3.0)[0][1] == 2.0
+    assert check.check_gradients(lambda x, y: x * y, 2.0, 3.0, argnums=one).ok
 
 
 def test_a_while_of_jaxs_names_what_to_write_instead():

@@ -8,9 +8,9 @@ import os
 import jax
 import numpy as np
 import pytest
-from programs import program
+from programs import build, program
 
-from jaxbackprop import inspect
+from jaxbackprop import inspect, watch
 from jaxbackprop.graph.inspection.steps import Unknown
 
 COUNT = int(os.environ.get("JAXBACKPROP_PROGRAMS", "12"))
@@ -39,3 +39,15 @@ def test_a_program_is_looked_into_and_its_gradients_are_jaxs(seed):
     for g, ĝ in zip(jax.tree.leaves(found.gradients), jax.tree.leaves(gradients), strict=True):
         assert isinstance(g, Unknown) or same(g, ĝ), each.description
     assert found.origin() is None or not np.isfinite([value]).all()
+
+
+@pytest.mark.parametrize("name", ["jvp_numbers", "vjp_numbers"])
+def test_numbers_that_stand_in_a_graph_are_looked_into_and_watched_as_arrays(name):
+    each = build(((name, ("sin",)),))
+    right = jax.grad(each.f)(*each.args)
+    found = inspect(each.f)(*each.args)
+    assert same(found.gradients, right)
+    assert "f32[]" in repr(found) and "i32[]" in repr(found)
+    (_, gradients), seen = watch(each.f, "everything")(*each.args)
+    assert same(gradients, right)
+    assert 0.5 in [float(s.value.norm) for s in seen]

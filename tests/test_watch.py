@@ -137,7 +137,7 @@ def close(found, expected, tolerance=2e-5):
 def test_values_gradients_and_tables_are_those_of_jaxs_gradient(f):
     """Of f itself; and of the very function that the walk goes over, probes and all."""
     found, seen = jax.jit(watch(f, "everything"))(PARAMS, X)
-    traced = trace(f, 0, (PARAMS, X), {})
+    traced = trace(f, 0, (PARAMS, X), {}, False)
     numbers, chosen = choose("everything", traced.parameters, traced.sites)
     rewritten = visited(traced, plan(chosen, taking(norm_max)), False)
     by_jax = jax.value_and_grad(rewritten, (0, 1), has_aux=True)

@@ -21,6 +21,7 @@ from jaxbackprop.check.leaves import (
     named_leaves,
     structures,
 )
+from jaxbackprop.graph.arguments import is_one, numbers_of
 
 PLAIN = (dict, list, tuple, type(None))
 
@@ -89,12 +90,13 @@ def moving(args: tuple, argnums: int | tuple[int, ...]) -> Moving:
     In plain containers all of them, and each has to be real floating point; in a module (flax,
     equinox, or any other class) the floating point ones: its integers, keys and functions stay.
     """
-    for index in (argnums,) if isinstance(argnums, int) else argnums:
+    one, numbers = is_one(argnums), numbers_of(argnums)
+    for index in numbers:
         if not -len(args) <= index < len(args):
             raise ValueError(f"argnums is {argnums}, f was given {len(args)} arguments")
         if _is_plain(jax.tree.structure(args[index])):
             named_leaves(args[index], f"argument {index}")
-    chosen = args[argnums] if isinstance(argnums, int) else tuple(args[k] for k in argnums)
+    chosen = args[numbers[0]] if one else tuple(args[k] for k in numbers)
     paths, tree = jax.tree_util.tree_flatten_with_path(chosen)
     places = [k for k, (_, leaf) in enumerate(paths) if dtype_name(leaf) in FLOATING]
 
@@ -103,8 +105,8 @@ def moving(args: tuple, argnums: int | tuple[int, ...]) -> Moving:
         for k, leaf in zip(places, leaves, strict=True):
             whole[k] = leaf
         moved = jax.tree.unflatten(tree, whole)
-        new = {argnums: moved} if isinstance(argnums, int) else dict(zip(argnums, moved))  # noqa: B905
-        new = {k % len(args): value for k, value in new.items()}
+        given = zip(numbers, [moved] if one else moved, strict=True)
+        new = {k % len(args): value for k, value in given}
         return tuple(new.get(k, arg) for k, arg in enumerate(args))
 
     leaves = [paths[k][1] for k in places]

@@ -17,6 +17,7 @@ from jaxbackprop.check.probing import Measured, measured
 from jaxbackprop.check.progress import progress
 from jaxbackprop.check.suspicions import broadcast_warnings, index_warnings, state_warnings
 from jaxbackprop.check.traced import UNTRACEABLE, transformed
+from jaxbackprop.graph.arguments import check_function
 
 CALLED = "gradient: the function was called on f"
 BEGINNING = ("the function", "the gradient")
@@ -49,6 +50,7 @@ def check_gradients(
     argument is not real floating point; or, naming the leaf, where the gradient's structure, shapes
     or dtypes do not fit the argument's.
     """
+    check_function(f)
     moves = moving(args, argnums)
     with progress([*BEGINNING, *moves.names]) as done:
         flat = flatten(f, moves)

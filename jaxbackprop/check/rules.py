@@ -19,6 +19,7 @@ from jaxbackprop.check.progress import progress
 from jaxbackprop.check.report import wrapped
 from jaxbackprop.check.visiting import Given, Place, has_rule, visit_graph
 from jaxbackprop.check.widened import evaluate_wide
+from jaxbackprop.graph.arguments import check_function, only_arrays
 from jaxbackprop.graph.lines import where
 from jaxbackprop.graph.walk import evaluate, is_real
 
@@ -104,6 +105,8 @@ def rules(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable
     does not fit, and whatever f raises.
     """
 
+    check_function(f)
+
     def check(*args: Any) -> Rules:
         uses: dict[Any, list[Use]] = {}
 
@@ -112,7 +115,9 @@ def rules(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable
                 uses.setdefault(equation, []).append(Use(equation, inputs, place))
 
         moves = moving(args, argnums)
-        graph = jax.make_jaxpr(lambda *leaves: f(*moves.rebuild(leaves)))(*moves.leaves)
+        graph = jax.make_jaxpr(lambda *leaves: only_arrays(f(*moves.rebuild(leaves))))(
+            *moves.leaves
+        )
         given = [Given(jnp.asarray(leaf), True) for leaf in moves.leaves]
         visit_graph(graph, given, visit, has_rule, Place())
         found = []

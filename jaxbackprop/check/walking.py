@@ -17,6 +17,7 @@ from jaxbackprop.check.report import wrapped
 from jaxbackprop.check.rules import Use, doubt, scalar
 from jaxbackprop.check.traced import transformed
 from jaxbackprop.check.visiting import Given, Place, has_rule, visit_graph
+from jaxbackprop.graph.arguments import check_function
 from jaxbackprop.graph.lines import where
 
 TRANSFORMS = {"jax.grad": jax.grad, "jaxbackprop.grad": wing.grad}
@@ -77,6 +78,8 @@ def walk(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
     What our walk refuses is told, and does not count as wrong. Raises ValueError as
     `check_gradients` does.
     """
+
+    check_function(f)
 
     def check(*args: Any) -> Walk:
         moves = moving(args, argnums)

@@ -9,6 +9,16 @@ from jax import lax
 
 from jaxbackprop.checkpoint.descriptions import Description
 from jaxbackprop.graph import budget
+from jaxbackprop.graph.arguments import (
+    check_arrays,
+    check_function,
+    check_pair,
+    check_scalar,
+    is_one,
+    kind_of,
+    only_arrays,
+    places,
+)
 from jaxbackprop.graph.halves import through
 from jaxbackprop.graph.recording import run
 from jaxbackprop.graph.rules.table import placed
@@ -86,6 +96,7 @@ def value_and_grad(
 ) -> Callable[P, tuple[T, Any]]:
     """As `grad`, and the value besides: (value, gradient), or ((value, aux), gradient)."""
 
+    check_function(f)
     untyped: Callable = f
     bytes = budget.asked_bytes(checkpoint)
 
@@ -103,7 +114,7 @@ def value_and_grad(
         check_scalar(value, holomorphic)
         gradients = pullback(jnp.ones_like(value))
         out: Any = (value, aux) if has_aux else value
-        return out, gradients[0] if isinstance(argnums, int) else gradients
+        return out, gradients[0] if is_one(argnums) else gradients
 
     return value_and_gradient if bytes is None else budget.compiled(value_and_gradient, bytes)
 
@@ -135,6 +146,8 @@ def vjp(
     for the two ways as one program: call both under one jax.jit. Raises TypeError where a
     cotangent's structure, shape or dtype is not the output's.
     """
+    check_function(f)
+    check_arrays(primals)
     out, pullback, aux = _vjp(f, primals, has_aux, budget.asked_bytes(checkpoint))
 
     def checked(ct: Any) -> tuple:
@@ -146,7 +159,7 @@ def vjp(
         for (path, c), o in zip(
             jax.tree_util.tree_leaves_with_path(ct), jax.tree.leaves(out), strict=True
         ):
-            kind = _kind(c)
+            kind = kind_of(c)
             shape = () if isinstance(kind, str) else jnp.shape(c)
             if shape != jnp.shape(o) or (is_real(o) and kind != o.dtype):
                 raise TypeError(
@@ -170,7 +183,7 @@ def _vjp(
         if has_aux:
             check_pair(out)
         main, aux = out if has_aux else (out, None)
-        return main, aux
+        return only_arrays(main), aux
 
     if bytes is None:
         main, aux, tape = run(of_leaves, leaves)
@@ -200,85 +213,3 @@ def _gradient(leaf: jax.Array, ct: Any) -> Any:
         return ct
     kind = {"new_dtype": ct.dtype, "weak_type": weak, "sharding": None}
     return lax.convert_element_type_p.bind(ct, **kind)  # convert_element_type makes nothing weak
-
-
-def places(
-    argnums: int | Sequence[int],
-    args: Sequence,
-    holomorphic: bool = False,
-    allow_int: bool = False,
-    checkpoint: Description | str | None = None,
-) -> tuple[int, ...]:
-    """The places in args to differentiate by; TypeError unless what stands there can be."""
-    chosen = (argnums,) if isinstance(argnums, int) else tuple(argnums)
-    for i in chosen:
-        if not -len(args) <= i < len(args):
-            given = f"{len(args)} positional argument{'' if len(args) == 1 else 's'}"
-            raise TypeError(f"{argnums=} asks for argument {i}, but the call has {given}")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(args[i]):
-            kind = _kind(leaf)
-            name = f"argument {i}{jax.tree_util.keystr(path)}"
-            if holomorphic and not jnp.issubdtype(kind, jnp.complexfloating):
-                raise TypeError(f"holomorphic=True requires complex inputs, but {name} is {kind}")
-            wrong = isinstance(kind, str) or not jnp.issubdtype(kind, jnp.inexact)
-            if wrong and not (allow_int and _is_integer(kind)):
-                raise TypeError(
-                    "grad requires real or complex inputs (of an inexact dtype), but "
-                    f"{name} is {kind}{_remedy(args[i], kind)}"
-                )
-    return chosen
-
-
-def _is_integer(kind: Any) -> bool:
-    return not isinstance(kind, str) and (
-        jnp.issubdtype(kind, jnp.integer) or jnp.issubdtype(kind, jnp.bool_)
-    )
-
-
-def _remedy(argument: Any, kind: Any) -> str:
-    """What a person with such an argument does."""
-    roots = {cls.__module__.partition(".")[0] for cls in type(argument).__mro__}
-    if "equinox" in roots:
-        return (
-            ": split the module by equinox.partition(module, equinox.is_inexact_array), "
-            "differentiate by the first part, and equinox.combine them inside the function"
-        )
-    if "flax" in roots:
-        return (
-            ": split the model by graph, params, rest = nnx.split(model, nnx.Param, ...), "
-            "differentiate by params, and nnx.merge them inside the function"
-        )
-    return "; pass allow_int=True for a gradient of dtype float0 there" if _is_integer(kind) else ""
-
-
-def _kind(leaf: Any) -> Any:
-    """The dtype of a number or an array, the name of its type for anything else."""
-    known = isinstance(leaf, (int, float, complex)) or hasattr(leaf, "dtype")
-    return jnp.result_type(leaf) if known else type(leaf).__name__
-
-
-def check_pair(out: Any) -> None:
-    if not (isinstance(out, tuple) and len(out) == 2):
-        raise TypeError(
-            f"has_aux=True is for a function that returns a pair (value, aux), "
-            f"but the output is {jax.tree.structure(out)}"
-        )
-
-
-def check_scalar(value: Any, holomorphic: bool = False) -> None:
-    if value is None:
-        raise TypeError(
-            "gradient only defined for scalar-output functions, but the function returned None: "
-            "has it a return statement?"
-        )
-    if not jax.tree_util.treedef_is_leaf(jax.tree.structure(value)) or jnp.ndim(value) != 0:
-        raise TypeError(
-            f"gradient only defined for scalar-output functions, "
-            f"got the output shape {jax.tree.map(jnp.shape, value)}"
-        )
-    kind = jnp.result_type(value)
-    if holomorphic and not jnp.issubdtype(kind, jnp.complexfloating):
-        raise TypeError(f"holomorphic=True requires a complex output, the output is {kind}")
-    if not holomorphic and not jnp.issubdtype(kind, jnp.floating):
-        hint = ": holomorphic=True is for those of complex functions" if kind.kind == "c" else ""
-        raise TypeError(f"gradient only defined for real outputs, the output is {kind}{hint}")

@@ -4,20 +4,19 @@ What such a function says of its gradient is used as it is; its body is not walk
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
+from jaxbackprop.graph.arguments import ARRAYS
 from jaxbackprop.graph.dependence import open_jaxpr
 from jaxbackprop.graph.halves import ON_TANGENTS, on_tangents, through
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.structure import recorder
 from jaxbackprop.graph.walk import forward, is_real, zeros
-
-ARRAYS = get_args(jax.typing.ArrayLike)
 
 
 @recorder("custom_jvp_call")

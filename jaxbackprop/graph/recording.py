@@ -148,21 +148,8 @@ class Recording(Trace):
         return x.variable if self.is_own(x) else otherwise
 
 
-def _array(x: Any) -> Any:
-    """What f returns is an array, or a number, or no output at all."""
-    if isinstance(x, Tracer):
-        return x
-    try:
-        return jnp.asarray(x)
-    except TypeError:
-        raise TypeError(
-            f"a differentiated function returns arrays, not {type(x).__name__}: mark what is for "
-            "the eye by has_aux=True"
-        ) from None
-
-
 def run(f: Callable[..., tuple], leaves: Sequence) -> tuple[Any, Any, Tape]:
-    """f(*leaves) = (out, aux), both trees of arrays, and the tape of how out came about."""
+    """f(*leaves) = (out, aux), out a tree of arrays, and the tape of how out came about."""
     with take_current_trace() as parent:
         recording = Recording(parent)
         inputs = [Recorded(recording, x) if is_real(x) else x for x in leaves]
@@ -170,7 +157,7 @@ def run(f: Callable[..., tuple], leaves: Sequence) -> tuple[Any, Any, Tape]:
             out, aux = f(*inputs)
         recording.invalidate()
     found, tree = jax.tree.flatten(out)
-    found = [_array(x) for x in found]
+    found = [x if isinstance(x, Tracer) else jnp.asarray(x) for x in found]
     invars = [recording.variable(x, new_variable(jax.typeof(x))) for x in inputs]
     outvars = [recording.variable(x, new_variable(jax.typeof(x))) for x in found]
     outputs, active = recording.values(found), [recording.is_own(x) for x in found]

@@ -111,7 +111,7 @@ def forward(jaxpr: Any, consts: Sequence, args: Sequence, active: Sequence[bool]
         else:
             outputs = evaluate(equation, inputs)
         values.update(zip(equation.outvars, outputs, strict=True))
-    outputs = [read(v) for v in jaxpr.outvars]
+    outputs = [as_array(read(v)) for v in jaxpr.outvars]
     return Tape(Ends(invars, jaxpr.outvars), nodes, outputs, [depends(v) for v in jaxpr.outvars])
 
 
@@ -234,7 +234,12 @@ def evaluate(equation: Any, inputs: list) -> list:
     params = equation.primitive.get_bind_params(equation.params)
     with context(equation), from_line(equation):
         outputs = equation.primitive.bind(*inputs, **params)
-    return list(outputs) if equation.primitive.multiple_results else [outputs]
+    return [as_array(x) for x in (outputs if equation.primitive.multiple_results else [outputs])]
+
+
+def as_array(x: Any) -> Any:
+    """A number that stands in a graph leaves it as an array."""
+    return jnp.asarray(x) if isinstance(x, (int, float, complex)) else x
 
 
 def is_real(aval: Any) -> bool:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxbackprop.graph import unformed
-from jaxbackprop.graph.api import places
+from jaxbackprop.graph.arguments import places
 from jaxbackprop.network import Network
 from jaxbackprop.per_example.batches import count, in_turns
 from jaxbackprop.per_example.columns import outer_products
@@ -71,7 +71,7 @@ def _must_be_real(params: Any) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if jnp.iscomplexobj(leaf):
             raise TypeError(
-                f"params{jax.tree_util.keystr(path)} is {leaf.dtype}: the norm of a gradient is "
+                f"params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}: the norm of a gradient is "
                 "of real parameters, so give its real and imaginary parts"
             )
 

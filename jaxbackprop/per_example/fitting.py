@@ -19,7 +19,11 @@ def sized(
     """of(params, batch, microbatch) as a function of (params, batch), within the room for it."""
     room = asked_bytes(checkpoint)
     if room is None:
-        return lambda params, batch: of(params, batch, microbatch)
+
+        def whole(params: Any, batch: Any) -> Any:
+            return of(params, batch, microbatch)
+
+        return whole
 
     def fitted(params: Any, batch: Any) -> Any:
         needed = functools.lru_cache(

@@ -143,6 +143,8 @@ def weighted_mean(
                 f"weights has the shape {jnp.shape(weights)}, expected one weight for each of the "
                 f"{m} examples"
             )
+        if jnp.iscomplexobj(weights):
+            raise ValueError(f"weights is {jnp.result_type(weights)}, expected real numbers")
 
         def weigh(leaves, weights):
             return [unformed.total(leaf, weights) for leaf in leaves], ()

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxbackprop.graph.arguments import check_pair, check_scalar, only_arrays
 from jaxbackprop.graph.budget.groups import Groups, form
 from jaxbackprop.graph.budget.joint import Joint, like, trace
 from jaxbackprop.graph.budget.planning import (
@@ -77,7 +78,11 @@ def graph_of(f: Callable, args: tuple, has_aux: bool = False, as_it_is: bool = F
 
     def of_leaves(leaves, rest):
         out = f(jax.tree.unflatten(tree, leaves), *rest)
-        return out[0] if has_aux else out
+        if has_aux:
+            check_pair(out)
+        value = only_arrays(out[0] if has_aux else out)
+        check_scalar(value)
+        return value
 
     arrays, fill = _arrays(args[1:])
     closed = jax.make_jaxpr(lambda leaves, arrays: of_leaves(leaves, fill(arrays)))(

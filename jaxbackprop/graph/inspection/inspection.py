@@ -1,6 +1,7 @@
 """Look into a computation graph: every value, its gradient, and the line that they come from."""
 
 import dataclasses
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxbackprop.graph.api import check_scalar, places
+from jaxbackprop.graph.arguments import (
+    check_function,
+    check_scalar,
+    is_one,
+    only_arrays,
+    places,
+)
 from jaxbackprop.graph.inspection import drawing, report
 from jaxbackprop.graph.inspection.origin import Origin, origin
 from jaxbackprop.graph.inspection.records import Record, records
@@ -48,16 +55,18 @@ class Inspection:
         alone are enough. Raises `NothingMatches`, a KeyError, which lists the nearest.
         """
         if not isinstance(which, str):
-            return self.records[which]
+            return self.records[_place(which, len(self.records))]
         return self._matching("name", which, lambda r: within(which, r.names), lambda r: r.names)
 
     def named(self, text: str) -> "Inspection":
         """Only what has this text in a scope or in the path of a parameter that it reads."""
+        _check_text("named", text)
         matches = lambda r: any(text in name for name in r.names)  # noqa: E731
         return self._matching("name", text, matches, lambda r: r.names)
 
     def lines(self, pattern: str) -> "Inspection":
         """Only what a line of this file has a part in: "model.py", or "model.py:12"."""
+        _check_text("lines", pattern)
         file, _, number = pattern.partition(":")
 
         def matches(record: Record) -> bool:
@@ -140,6 +149,8 @@ def inspect(f: Callable, argnums: int | Sequence[int] = 0) -> Callable[..., Insp
     scalar, and under jit, where there are no values.
     """
 
+    check_function(f)
+
     def inspected(*args: Any, **kwargs: Any) -> Inspection:
         _check_concrete((args, kwargs))
         chosen = places(argnums, [0.0 for _ in args])  # any leaf will do here
@@ -165,7 +176,7 @@ def inspect(f: Callable, argnums: int | Sequence[int] = 0) -> Callable[..., Insp
             full = list(args)
             for i, argument in zip(chosen, whole(iter(leaves)), strict=True):
                 full[i] = argument
-            return f(*full, **kwargs)
+            return only_arrays(f(*full, **kwargs))
 
         closed, shape = traced(of_leaves, leaves)
         check_scalar(shape)
@@ -177,7 +188,7 @@ def inspect(f: Callable, argnums: int | Sequence[int] = 0) -> Callable[..., Insp
             ]
         )
         gradients = jax.tree.unflatten(tree, [next(found) if m else None for m in moving])
-        gradients = gradients[0] if isinstance(argnums, int) else gradients
+        gradients = gradients[0] if is_one(argnums) else gradients
         everything = records(graph)
         return Inspection(graph.tape.outputs[0], gradients, everything, everything, graph)
 
@@ -221,6 +232,24 @@ def _constants(names: list[str], args: tuple, kwargs: dict) -> dict[int, str]:
         for name, arg in named
         for path, leaf in jax.tree_util.tree_leaves_with_path(arg)
     }
+
+
+def _check_text(name: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise TypeError(f"{name} takes a text such as 'model.py:12', and this is {text!r}")
+
+
+def _place(which: Any, count: int) -> Any:
+    """The number of a record, or a slice of them; IndexError or TypeError for anything else."""
+    if isinstance(which, slice):
+        return which
+    try:
+        number = operator.index(which)
+    except TypeError:
+        raise TypeError(f"a value has a number or a name, and {which!r} is neither") from None
+    if not -count <= number < count:
+        raise IndexError(f"there is no value #{number}: the last is #{count - 1}")
+    return number
 
 
 def _check_concrete(arguments: Any) -> None:

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Literal, jaxpr_as_fun
 
-from jaxbackprop.graph.api import check_scalar, value_and_grad
+from jaxbackprop.graph.api import value_and_grad
+from jaxbackprop.graph.arguments import check_function, check_scalar, only_arrays
 from jaxbackprop.graph.unformed.leaves import Leaf, Term
 from jaxbackprop.graph.unformed.sites import Site
 from jaxbackprop.graph.unformed.survey import Formed, Survey, survey
@@ -61,12 +62,13 @@ def unformed(f: Callable, params: Any, batch: Any, m: int) -> list[Leaf]:
 
 def look_at(f: Callable, params: Any, batch: Any) -> tuple[Survey, list[int]]:
     """What f does with its parameters, and which of them have a dense part."""
+    check_function(f)
     leaves, tree = jax.tree.flatten(params)
     examples, example_tree = jax.tree.flatten(batch)
 
     def of_leaves(*inputs):
         params, example = inputs[: len(leaves)], inputs[len(leaves) :]
-        value = f(tree.unflatten(params), example_tree.unflatten(example))
+        value = only_arrays(f(tree.unflatten(params), example_tree.unflatten(example)))
         check_scalar(value)
         return value
 

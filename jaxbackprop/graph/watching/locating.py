@@ -60,7 +60,7 @@ def locate(f: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False)
                 "outside of jit, with the arguments of the step that failed"
             )
         with without_alarms():
-            traced = trace(f, argnums, args, kwargs, constants=True)
+            traced = trace(f, argnums, args, kwargs, has_aux, constants=True)
             _trace_rules(traced.sites)
             reaches = _spoiled(traced, _program(traced, plan((), _nobody), has_aux)({})[0])
             return _search(traced, has_aux, reaches) if reaches else None

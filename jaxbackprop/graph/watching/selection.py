@@ -105,7 +105,7 @@ def _nothing(of: Of, parameters: Sequence[Label], sites: Sequence[Site]) -> Valu
     if of == "products":
         kinds = sorted({site.equation.primitive.name for site in sites})
         return ValueError(
-            f'of="products": there are none, the operations are {", ".join(kinds)}; '
+            f'of="products": there are none, the operations are {", ".join(kinds) or "none"}; '
             'of="everything" watches all of them'
         )
     if of == "scopes":

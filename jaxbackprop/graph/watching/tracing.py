@@ -9,7 +9,14 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import jaxpr_as_fun
 
-from jaxbackprop.graph.api import check_pair, places
+from jaxbackprop.graph.arguments import (
+    check_function,
+    check_pair,
+    check_scalar,
+    is_one,
+    only_arrays,
+    places,
+)
 from jaxbackprop.graph.names import label, of_arguments
 from jaxbackprop.graph.walk import is_real
 from jaxbackprop.graph.watching.labels import Label
@@ -51,13 +58,19 @@ class Traced(NamedTuple):
 
 
 def trace(
-    f: Callable, argnums: int | Sequence[int], args: tuple, kwargs: dict, constants: bool = False
+    f: Callable,
+    argnums: int | Sequence[int],
+    args: tuple,
+    kwargs: dict,
+    has_aux: bool,
+    constants: bool = False,
 ) -> Traced:
     """Every array among the arguments becomes an input; the rest is passed as it is.
 
     Of the differentiated arguments the floating leaves are differentiated, as of a module with
     functions and counters in it. Raises TypeError where there are none.
     """
+    check_function(f)
     chosen = _differentiated(argnums, args)
     paths, tree = jax.tree_util.tree_flatten_with_path((args, kwargs))
     wanted = [_is_of(path, chosen) and _is_floating(leaf) for path, leaf in paths]
@@ -74,14 +87,17 @@ def trace(
 
     def of_arrays(*arrays):
         args, kwargs = rebuilt(arrays, inputs, [leaf for _, leaf in paths])
-        return f(*args, **kwargs)
+        return only_arrays(f(*args, **kwargs))
 
     def gradients(found):
         of_args, _ = rebuilt(found, wanted, [None] * len(paths))
         each = tuple(of_args[i] for i in chosen)
-        return each[0] if isinstance(argnums, int) else each
+        return each[0] if is_one(argnums) else each
 
     graph, shape = jax.make_jaxpr(of_arrays, return_shape=True)(*(leaf for _, leaf in leaves))
+    if has_aux:
+        check_pair(shape)
+    check_scalar(shape[0] if has_aux else shape)
     return Traced(
         graph,
         [leaf for _, leaf in leaves],
@@ -97,7 +113,7 @@ def trace(
 def _differentiated(argnums: int | Sequence[int], args: tuple) -> list[int]:
     """Which arguments are; each has a floating leaf."""
     floating = [jax.tree.map(lambda x: x if _is_floating(x) else None, arg) for arg in args]
-    chosen = [i % len(args) for i in places(argnums, floating)]
+    chosen = [i % len(args) for i in places(argnums, [0.0 for _ in args])]  # the numbers alone
     for i in chosen:
         if not jax.tree.leaves(floating[i]):
             places(i, args)
@@ -130,8 +146,6 @@ def visited(traced: Traced, plan: Plan, has_aux: bool) -> Callable:
     def rewritten(wanted: list, ears: Ears) -> tuple[Any, tuple[Any, dict]]:
         outputs, seen = evaluate(plan, traced.graph, traced.fill(wanted), ears)
         out = jax.tree.unflatten(traced.out, outputs)
-        if has_aux:
-            check_pair(out)
         value, aux = out if has_aux else (out, None)
         return value, (aux, seen)
 

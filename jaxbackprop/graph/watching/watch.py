@@ -51,7 +51,7 @@ class watch:
     update_ratios = staticmethod(update_ratios)
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Seen, ...]]:
-        traced = trace(self.f, self.argnums, args, kwargs)
+        traced = trace(self.f, self.argnums, args, kwargs, self.has_aux)
         numbers, chosen = choose(self.of, traced.parameters, traced.sites)
         rewritten = visited(traced, plan(chosen, taking(self.statistics)), self.has_aux)
         try:
@@ -72,6 +72,6 @@ class watch:
 
     def labels(self, *args: Any, **kwargs: Any) -> tuple[Label, ...]:
         """What is seen, in order. Nothing is computed: shapes (jax.ShapeDtypeStruct) are enough."""
-        traced = trace(self.f, self.argnums, args, kwargs)
+        traced = trace(self.f, self.argnums, args, kwargs, self.has_aux)
         numbers, chosen = choose(self.of, traced.parameters, traced.sites)
         return (*(traced.parameters[i] for i in numbers), *map(label, chosen))
