@@ -47,7 +47,6 @@ def test_numbers_that_stand_in_a_graph_are_looked_into_and_watched_as_arrays(nam
     right = jax.grad(each.f)(*each.args)
     found = inspect(each.f)(*each.args)
     assert same(found.gradients, right)
-    assert "f32[]" in repr(found) and "i32[]" in repr(found)
     (_, gradients), seen = watch(each.f, "everything")(*each.args)
     assert same(gradients, right)
     assert 0.5 in [float(s.value.norm) for s in seen]

@@ -71,8 +71,8 @@ def _must_be_real(params: Any) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if jnp.iscomplexobj(leaf):
             raise TypeError(
-                f"params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}: the norm of a gradient is "
-                "of real parameters, so give its real and imaginary parts"
+                f"params{jax.tree_util.keystr(path)} is {jnp.result_type(leaf)}: the norm of a "
+                "gradient is of real parameters, so give its real and imaginary parts"
             )
 
 
