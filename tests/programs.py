@@ -226,6 +226,11 @@ def half(x, w):
     return x.astype(jnp.bfloat16).astype(x.dtype) * 0.9
 
 
+@step("precision")
+def eighth(x, w):
+    return x + 0.1 * x.astype(jnp.float8_e4m3fn).astype(x.dtype)
+
+
 @step()
 def while_forward(x, w):
     """A loop of unknown length on what is not differentiated."""

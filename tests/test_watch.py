@@ -235,6 +235,9 @@ def test_the_norm_of_gradients_whose_squares_are_no_float32_is_right():
     half = norm_max(jnp.full(100, 300, jnp.float16))
     assert half.norm.dtype == jnp.float32
     assert float(half.norm) == 3000
+    eight = norm_max(jnp.full(4, 3, jnp.float8_e4m3fn))
+    assert eight == (6, 3)
+    assert eight.norm.dtype == jnp.float32
 
 
 def test_other_statistics_of_ones_own():

@@ -97,6 +97,11 @@ def cast(contribution: Any, dtype: Any) -> Any:
     return lax.convert_element_type(contribution, dtype)
 
 
+def wide(dtype: Any) -> Any:
+    """The dtype to sum in: float32 at least, also of 8 bits, which jax does not promote."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.dtype("float32")
+
+
 def explicit_sharding(aval: Any) -> Any:
     """How a value is divided, where its type says so (on a mesh with explicit axes), else None."""
     return aval.sharding if AxisType.Explicit in aval.sharding.mesh.axis_types else None

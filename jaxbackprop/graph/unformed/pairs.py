@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxbackprop.graph.rules.table import wide
+
 WIDE = 256  # columns of a product, from which on its first operand is worth a turned copy
 Names = tuple  # of numbers and tuples, one an axis
 
@@ -51,11 +53,6 @@ class Pair(NamedTuple):
     names: Names
     sizes: tuple[int, ...]
     shape: tuple[int, ...]
-
-
-def wide(dtype: jnp.dtype) -> jnp.dtype:
-    """The dtype to sum in: float32 at least."""
-    return jnp.promote_types(dtype, jnp.float32)
 
 
 def formed(pair: Pair, onto: jax.Array | None = None) -> jax.Array:
@@ -128,7 +125,7 @@ def contract(a: Factor, b: Factor, names: Sequence) -> Factor:
         b.array,
         [*map(place, b.names)],
         [*map(place, names)],
-        preferred_element_type=wide(jnp.promote_types(a.array.dtype, b.array.dtype)),
+        preferred_element_type=jnp.promote_types(wide(a.array.dtype), wide(b.array.dtype)),
     )
     return Factor(array, tuple(names))
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxbackprop.graph.api import vjp
+from jaxbackprop.graph.rules.table import wide
 from jaxbackprop.graph.unformed.leaves import Leaf, Term, each, sum_over
 from jaxbackprop.graph.unformed.pairs import (
     Pair,
@@ -26,7 +27,6 @@ from jaxbackprop.graph.unformed.pairs import (
     inner_with,
     meet_in,
     squared,
-    wide,
 )
 from jaxbackprop.graph.unformed.sites import KINDS, Kind, Site
 from jaxbackprop.graph.unformed.views import apart, is_whole, same_place

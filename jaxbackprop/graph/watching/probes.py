@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Inexact, Real
 
 from jaxbackprop.checkpoint.ties import array_of_its_own
+from jaxbackprop.graph.rules.table import wide
 from jaxbackprop.graph.watching.rewriting import Ears, Visit
 from jaxbackprop.graph.watching.sites import PRODUCTS, Site
 
@@ -34,13 +35,13 @@ def norm_max(x: Inexact[Array, "..."]) -> NormMax:
     Two reductions of one array, each alone, are several times faster on a CPU than both in one; and
     nothing but x is read, for what both of them read would be written first.
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    largest = jnp.max(jnp.abs(wide)) if x.size else jnp.zeros((), wide.real.dtype)
+    x = x.astype(wide(x.dtype))
+    largest = jnp.max(jnp.abs(x)) if x.size else jnp.zeros((), x.real.dtype)
     far = jnp.finfo(largest.dtype).maxexp
     small, large = (largest < 2.0 ** (-0.4 * far)), (largest > 2.0 ** (0.3 * far))
     factor = jnp.where(small, 2.0 ** (0.75 * far), jnp.where(large, 2.0 ** (-0.75 * far), 1.0))
     factor = factor.astype(largest.dtype)
-    squares = jnp.square(jnp.abs(wide * factor))
+    squares = jnp.square(jnp.abs(x * factor))
     return NormMax(jnp.sqrt(jnp.sum(squares)) / factor, largest)
 
 
