@@ -7,14 +7,7 @@ import numpy as np
 
 from jaxbackprop.graph.inspection.steps import Step
 from jaxbackprop.graph.rules import RULES
-
-
-def entry_by_entry(step: Step) -> bool:
-    """Does each entry of the output depend on the same entry of the operands alone?"""
-    rule = RULES.get(step.equation.primitive.name)
-    family = rule.__module__.rpartition(".")[2] if rule else ""
-    shapes = {jnp.shape(v.array) for v in (*step.invars, *step.outvars)}
-    return family in ("elementwise", "table") and len(step.outvars) == 1 and len(shapes - {()}) < 2
+from jaxbackprop.graph.rules.table import entrywise
 
 
 def local_gradients(step: Step) -> tuple[np.ndarray | None, ...]:
@@ -25,7 +18,7 @@ def local_gradients(step: Step) -> tuple[np.ndarray | None, ...]:
     """
     single = len(step.outvars) == 1 and np.size(step.outvars[0].array) == 1
     name = step.equation.primitive.name
-    if name not in RULES or not (single or entry_by_entry(step)):
+    if name not in RULES or not (single or entrywise(step.equation)):
         return (None,) * len(step.invars)
     (out,), inputs = ([jnp.asarray(v.array) for v in vs] for vs in (step.outvars, step.invars))
     pulled = RULES[name]((jnp.ones_like(out),), (out,), *inputs, **step.equation.params)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxbackprop.graph.inspection import report
-from jaxbackprop.graph.inspection.local import entry_by_entry, local_gradients
+from jaxbackprop.graph.inspection.local import local_gradients
 from jaxbackprop.graph.inspection.repairs import Repair, repair
 from jaxbackprop.graph.inspection.ruled import inside_the_rule
 from jaxbackprop.graph.inspection.searching import Event, Mask, search_back, symptoms
@@ -22,6 +22,7 @@ from jaxbackprop.graph.inspection.statistics import ill, numbers
 from jaxbackprop.graph.inspection.steps import Graph, Step, Value
 from jaxbackprop.graph.lines import Line, expression, innermost, stack
 from jaxbackprop.graph.names import scope
+from jaxbackprop.graph.rules.table import entrywise
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -117,7 +118,7 @@ def _origin(event: Event, reaches: tuple[str, ...]) -> Origin:
     result = step.contributions[i] if backward else _of(step.outvars, where).array
     local = local_gradients(step)[i] if backward else None
     ct = next((ct for ct in step.cts if ct is not None), None) if backward else None
-    at = entry if entry_by_entry(step) else None
+    at = entry if entrywise(step.equation) else None
     return Origin(
         "backward" if backward else "forward",
         step.equation.primitive.name,

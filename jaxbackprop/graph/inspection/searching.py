@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxbackprop.graph.inspection.local import entry_by_entry
 from jaxbackprop.graph.inspection.statistics import ill, nans
 from jaxbackprop.graph.inspection.steps import Graph, Step, Value, origin_of
+from jaxbackprop.graph.rules.table import entrywise
 
 Mask = np.ndarray | np.bool_
 
@@ -135,7 +135,7 @@ def _blame(
         if bad.any():
             source = origin_of(v)
             values[source] = values.get(source, np.zeros_like(bad)) | bad
-            alike = bad.shape == where.shape and entry_by_entry(step)
+            alike = bad.shape == where.shape and entrywise(step.equation)
             finite &= ~bad if alike else np.False_
             no_nan &= ~nan if alike else not nan.any()
     return MadeOf(finite, no_nan)
@@ -144,4 +144,4 @@ def _blame(
 def _same_entries(step: Step, where: Mask, found: Mask) -> Mask:
     """Of what is found in an operand, only the entries in question where an operation keeps to
     them."""
-    return found & where if found.shape == where.shape and entry_by_entry(step) else found
+    return found & where if found.shape == where.shape and entrywise(step.equation) else found

@@ -5,8 +5,6 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
-from jaxbackprop.graph.rules.compared import in_memory
-from jaxbackprop.graph.rules.complex_numbers import is_complex
 from jaxbackprop.graph.rules.table import cast, inner, local_gradient, rule
 
 # --- linear: the cotangent passes as it is, or scaled ---
@@ -127,20 +125,20 @@ def power(out, x, y):
 
     def by_base():
         y_ = jnp.asarray(y, x.dtype)
+
+        def with_exponent(e):
+            return y_ * lax.pow(*jnp.broadcast_arrays(x, e))
+
         if exponent_is_real:
-            return y_ * lax.pow(*_both(x, y_ - 1))
+            return with_exponent(y_ - 1)
         exponent = jnp.where(y_ == 0, jnp.ones_like(y_), y_ - 1)
-        return jnp.where(y_ == 0, jnp.zeros_like(out), y_ * lax.pow(*_both(x, exponent)))
+        return jnp.where(y_ == 0, jnp.zeros_like(out), with_exponent(exponent))
 
     def by_exponent():
         return jnp.log(jnp.where(x == 0, jnp.ones_like(x), x)) * out
 
     exponent_is_real = jnp.issubdtype(jnp.result_type(y), jnp.inexact)
     return (by_base, by_exponent if exponent_is_real else None)
-
-
-def _both(x, y):
-    return jnp.broadcast_arrays(x, y)
 
 
 @local_gradient("sqrt")
@@ -273,62 +271,3 @@ def acosh(out, x):
 @local_gradient("atanh")
 def atanh(out, x):
     return (lambda: 1 / ((1 - x) * (1 + x)),)
-
-
-# --- comparisons that select ---
-
-
-def _extreme(extreme, first):
-    """The rule of max or min: the whole to the one chosen, half to each at a tie.
-
-    first(x, y): is x the one? Complex numbers, which are in the order of a dictionary, are compared
-    with the output: where one is NaN, XLA may have chosen either.
-    """
-
-    def rule(cts, outs, x, y):
-        (ct,) = cts
-        x, y = _both(x, y)
-
-        if is_complex(x):
-            x, y = in_memory(x), in_memory(y)
-            out = extreme(x, y)
-
-        def share(mine, other):
-            if is_complex(mine):
-                chosen, tie = mine == out, (mine == out) & (other == out)
-                return jnp.where(tie, 0.5 * ct, jnp.where(chosen, ct, 0 * ct))
-            return jnp.where(first(mine, other), ct, jnp.where(mine == other, ct * 0.5, 0 * ct))
-
-        return (lambda: share(x, y), lambda: share(y, x))
-
-    return rule
-
-
-rule("max")(_extreme(lax.max, lambda x, y: x > y))
-rule("min")(_extreme(lax.min, lambda x, y: x < y))
-
-
-@rule("clamp")
-def clamp(cts, outs, low, x, high):
-    """To x strictly between the bounds, and to the bound where it is beyond, as in JAX."""
-    (ct,) = cts
-    none = jnp.zeros_like(ct)
-    return (
-        lambda: jnp.where((x < low) & (low < high), ct, none),
-        lambda: jnp.where((x > low) & (x < high), ct, none),
-        lambda: jnp.where(x > high, ct, none),
-    )
-
-
-@rule("select_n")
-def select_n(cts, outs, which, *cases):
-    """To the case that was taken, and exactly zero to the others."""
-    (ct,) = cts
-    none = jnp.zeros_like(ct)
-
-    def to(i):
-        chosen = [none] * len(cases)
-        chosen[i] = ct
-        return lambda: lax.select_n(which, *chosen)
-
-    return (None, *(to(i) for i in range(len(cases))))

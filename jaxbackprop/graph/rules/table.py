@@ -21,6 +21,7 @@ Contribution = Callable[[], Array] | None
 Rule = Callable[..., Sequence[Contribution]]
 
 RULES: dict[str, Rule] = {}
+ENTRYWISE = ("elementwise", "selection", "table")  # modules of rules; `local_gradient` stands here
 WITHOUT_ZEROS: set[str] = set()  # their rules read from a cotangent that it is zero: it is None
 
 # The gradient is zero wherever it exists: their outputs are integers, truth values or steps.
@@ -84,6 +85,14 @@ def local_gradient(*names: str) -> Callable[[Callable[..., Sequence[Any]]], Rule
         return rule(*names)(multiply)
 
     return enter
+
+
+def entrywise(equation: Any) -> bool:
+    """Does each entry of the output depend on the same entry of the operands alone?"""
+    rule = RULES.get(equation.primitive.name)
+    family = rule.__module__.rpartition(".")[2] if rule else ""
+    shapes = {jnp.shape(v.aval) for v in (*equation.invars, *equation.outvars)}
+    return family in ENTRYWISE and len(equation.outvars) == 1 and len(shapes - {()}) < 2
 
 
 def cast(contribution: Any, dtype: Any) -> Any:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbackprop.graph import walk
-from jaxbackprop.graph.rules import RULES
+from jaxbackprop.graph.rules.table import entrywise
 from jaxbackprop.graph.walk import is_real
 from jaxbackprop.graph.watching.rewriting import Ears, Visit
 from jaxbackprop.graph.watching.sites import Site
@@ -123,12 +123,3 @@ def _made(entrywise: bool, of_inf: bool, array: Any, operands: Sequence) -> Any:
 
     ill = ~jnp.isfinite(array) & all_of(jnp.isfinite)
     return ill | (jnp.isnan(array) & all_of(lambda x: ~jnp.isnan(x))) if of_inf else ill
-
-
-def entrywise(equation: Any) -> bool:
-    """Does each entry of the output depend on the same entry of the operands alone?"""
-    rule = RULES.get(equation.primitive.name)
-    family = rule.__module__.rpartition(".")[2] if rule else ""
-    shapes = {jnp.shape(v.aval) for v in (*equation.invars, *equation.outvars)}
-    single = len(equation.outvars) == 1
-    return family in ("elementwise", "table") and single and len(shapes - {()}) < 2
