@@ -252,6 +252,21 @@ def test_the_number_of_an_argument_is_any_whole_number(one):
     assert check.check_gradients(lambda x, y: x * y, 2.0, 3.0, argnums=one).ok
 
 
+def power(x, n, *, scale="sum"):
+    return getattr(jnp, scale)(x ** int(n))
+
+
+def test_jit_knows_the_arguments_of_f_by_their_names():
+    x = jnp.arange(3.0)
+    for transform in (grad, value_and_grad):
+        found = transform(power)
+        assert found.__name__ == "power"
+        found = jax.jit(found, static_argnames=("n", "scale"), donate_argnames="x")
+        assert jnp.array_equal(jax.tree.leaves(found(x + 0, 2))[-1], 2 * x)
+    (_, gradient), _ = jax.jit(watch(power, "everything"), static_argnames=("n", "scale"))(x, 2)
+    assert jnp.array_equal(gradient, 2 * x)
+
+
 def test_a_while_of_jaxs_names_what_to_write_instead():
     with pytest.raises(UnsupportedPrimitive, match="scan"):
         grad(lambda x: jax.lax.while_loop(lambda c: c < 9, lambda c: 2 * c, x))(1.0)

@@ -16,6 +16,7 @@ from jaxbackprop.graph.arguments import (
     check_scalar,
     is_one,
     kind_of,
+    named_as,
     only_arrays,
     places,
 )
@@ -79,6 +80,7 @@ def grad(
     """
     both: Callable = value_and_grad(f, argnums, has_aux, holomorphic, allow_int, checkpoint)
 
+    @named_as(f)
     def gradient(*args: Any, **kwargs: Any) -> Any:
         value, gradients = both(*args, **kwargs)
         return (gradients, value[1]) if has_aux else gradients
@@ -100,6 +102,7 @@ def value_and_grad(
     untyped: Callable = f
     bytes = budget.asked_bytes(checkpoint)
 
+    @named_as(f)
     def value_and_gradient(*args: P.args, **kwargs: P.kwargs) -> tuple[T, Any]:
         chosen = places(argnums, args, holomorphic, allow_int)
 

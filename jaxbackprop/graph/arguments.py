@@ -3,9 +3,10 @@
 What cannot be differentiated is refused here, early, in one sentence, and in jax's terms.
 """
 
+import functools
 import inspect
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import jax
@@ -32,6 +33,12 @@ def check_function(f: Any) -> None:
             raise TypeError(
                 f"{f.__name__} is {kind}: a gradient is of a plain function, which returns a number"
             )
+
+
+def named_as(f: Callable) -> Callable[[Callable], Any]:
+    """The name and the arguments of f, for a function that is called as it is: what jax.jit's
+    static_argnames and donate_argnames mean, and an error names."""
+    return functools.wraps(f, ("__module__", "__name__", "__qualname__"), ())
 
 
 # --- its arguments ---

@@ -6,6 +6,7 @@ training step, in a scan.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,6 +50,11 @@ class watch:
 
     scalars = staticmethod(scalars)
     update_ratios = staticmethod(update_ratios)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """f's own: what static_argnames of jax.jit mean."""
+        return inspect.signature(self.f)
 
     def __call__(self, *args: Any, **kwargs: Any) -> tuple[Any, tuple[Seen, ...]]:
         traced = trace(self.f, self.argnums, args, kwargs, self.has_aux)
