@@ -429,6 +429,18 @@ def test_the_least_can_be_had_and_less_cannot():
         checkpoint.plan(dense, params, X, bytes=least.bytes // 2)
 
 
+def test_what_is_no_array_among_the_arguments_is_as_it_is():
+    def f(x, name, times):
+        for _ in range(times):
+            x = getattr(jnp, name)(x)
+        return jnp.sum(x)
+
+    x = jnp.ones(1024)
+    named, plain = ((f, x, "sin", 4), (lambda x: f(x, "sin", 4), x))
+    assert checkpoint.kept(*named)[1:] == checkpoint.kept(*plain)[1:]
+    assert checkpoint.frontier(*named, points=2).jax_bytes.keys()
+
+
 def test_what_an_ordinary_pass_keeps_is_told_with_the_bytes_of_jax_grad():
     params = layers(6)
     kept = checkpoint.kept(dense, params, X)

@@ -265,6 +265,12 @@ def test_a_wrong_rule_parts_both_gradients_from_the_differences():
     assert "they part at custom_vjp_call (test_check_rules.py:" in str(report)
 
 
+def test_the_walk_takes_numpys_float64_in_jaxs_precision():
+    report = check.walk(lambda x, y: jnp.sum(x**3 * y), argnums=(0, 1))(np.ones(3), np.ones(3))
+    assert report.ok
+    assert not report.refused
+
+
 def test_a_wrong_local_gradient_of_our_walk_is_named(monkeypatch):
     own = RULES["tanh"]
     doubled = lambda cts, outs, x, **params: own([2 * ct for ct in cts], outs, x, **params)  # noqa: E731

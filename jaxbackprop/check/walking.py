@@ -82,7 +82,7 @@ def walk(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
     check_function(f)
 
     def check(*args: Any) -> Walk:
-        moves = moving(args, argnums)
+        moves = moving(jax.tree.map(_as_jax_takes_it, args), argnums)
         of = lambda leaves: f(*moves.rebuild(leaves))  # noqa: E731
         found, refused = {}, []
         for name, transform in TRANSFORMS.items():
@@ -103,6 +103,12 @@ def walk(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable[
         return Walk(tuple(comparisons), tuple(refused), _parting(of, moves) if wrong else None)
 
     return check
+
+
+def _as_jax_takes_it(leaf: Any) -> Any:
+    """NumPy's numbers in jax's precision, which is float32 unless it is told otherwise."""
+    is_real = isinstance(leaf, np.ndarray) and leaf.dtype.kind == "f"
+    return jnp.asarray(leaf) if is_real else leaf
 
 
 def _pair(found: dict[str, dict], comparisons: list[tuple[str, Comparison]]) -> Comparison:

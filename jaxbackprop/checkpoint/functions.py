@@ -1,5 +1,6 @@
 """Plans for any function, beside those for a dense network."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -67,8 +68,7 @@ def kept(f: Callable, *args: Any, has_aux: bool = False) -> Kept:
     nothing.
     """
     _check("kept", f, args)
-    gradient = jax.value_and_grad(f, 0, has_aux)
-    return Kept(asking.kept_of(f, args, has_aux), _temporary(gradient, args))
+    return Kept(asking.kept_of(f, args, has_aux), _temporary(f, args, has_aux))
 
 
 class Frontier(NamedTuple):
@@ -90,14 +90,21 @@ def frontier(f: Callable, *args: Any, points: int = 12, has_aux: bool = False) -
     _check("frontier", f, args)
     check_whole("points", points)
     policies = jax.checkpoint_policies
-    ways = {"jax.grad": f, "jax.checkpoint(f)": jax.checkpoint(f)}
-    ways["jax.checkpoint(f), dots kept"] = jax.checkpoint(f, policy=policies.dots_saveable)
-    compiled = {
-        name: _temporary(jax.value_and_grad(way, 0, has_aux), args) for name, way in ways.items()
+    dots_kept = functools.partial(jax.checkpoint, policy=policies.dots_saveable)
+    ways = {
+        "jax.grad": lambda f: f,
+        "jax.checkpoint(f)": jax.checkpoint,
+        "jax.checkpoint(f), dots kept": dots_kept,
     }
+    compiled = {name: _temporary(f, args, has_aux, around) for name, around in ways.items()}
     return Frontier(asking.frontier_of(f, args, points, has_aux), compiled)
 
 
-def _temporary(f: Callable, args: tuple) -> int:
-    program = jax.jit(f).lower(*args).compile()
+def _temporary(
+    f: Callable, args: tuple, has_aux: bool, around: Callable[[Callable], Callable] = lambda f: f
+) -> int:
+    """The bytes of jax.grad's program; what is no array among the arguments is not traced."""
+    arrays, fill = asking.arrays_in(args[1:])
+    of_arrays = around(lambda first, arrays: f(first, *fill(arrays)))
+    program = jax.jit(jax.value_and_grad(of_arrays, 0, has_aux)).lower(args[0], arrays).compile()
     return cast(Any, program.memory_analysis()).temp_size_in_bytes

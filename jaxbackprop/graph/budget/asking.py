@@ -84,7 +84,7 @@ def graph_of(f: Callable, args: tuple, has_aux: bool = False, as_it_is: bool = F
         check_scalar(value)
         return value
 
-    arrays, fill = _arrays(args[1:])
+    arrays, fill = arrays_in(args[1:])
     closed = jax.make_jaxpr(lambda leaves, arrays: of_leaves(leaves, fill(arrays)))(
         [like(x) for x in leaves], arrays
     )
@@ -94,7 +94,7 @@ def graph_of(f: Callable, args: tuple, has_aux: bool = False, as_it_is: bool = F
     return trace(closed.jaxpr, closed.consts, types, [True], as_it_is, active)[0]
 
 
-def _arrays(args: tuple) -> tuple[list, Callable]:
+def arrays_in(args: tuple) -> tuple[list, Callable]:
     """The arrays among arguments, and what puts them back."""
     leaves, tree = jax.tree.flatten(args)
     places = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "shape")]
