@@ -3,13 +3,17 @@
     python scripts/checkpoint_any.py --quick                 small models, plans only: a minute
     python scripts/checkpoint_any.py --measure               full size, timed: some 20 minutes
     python scripts/checkpoint_any.py --models LSTM MLP
+    python scripts/checkpoint_any.py --survey                twelve budgets a model: some 10 minutes
 
 A row is a plan: bytes asked, predicted, compiled; estimated time over that of keeping everything;
-with --measure, the median of the rounds' ratios to jax.grad, and a figure of them all.
+with --measure, the median of the rounds' ratios to jax.grad, and a figure of them all. The survey
+goes from the least to all, and says whether each program needs no more than asked, no more than
+that of a larger budget, and how near the least a budget can be.
 """
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -19,6 +23,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
+import numpy as np
 import tyro
 from flax import nnx
 from matplotlib.ticker import PercentFormatter
@@ -48,6 +53,8 @@ class Options:
     """Time the programs too."""
     least: bool = True
     """Tell the least that each can be had in."""
+    survey: bool = False
+    """Twelve budgets a model, from the least to all, instead."""
     rounds: int = 7
     """Rounds of --measure."""
     write: Path = figures.FOLDER
@@ -187,6 +194,37 @@ def planned(name: str, loss: Callable, params: Any, whole: int) -> dict[float, A
     return found
 
 
+BUDGETS = 12
+
+
+def surveyed(name: str, loss: Callable, params: Any, whole: int) -> None:
+    """A row a budget, from the least to all, and what holds of them."""
+    least = checkpoint.least(loss, params)
+    print(f"  the least {least}")
+    needed, without = [], 0
+    for asked in map(int, np.geomspace(least.bytes, max(whole, least.bytes), BUDGETS)):
+        doing(f"planning {name} in {asked / MIB:.2f} MiB")
+        try:
+            plan = checkpoint.plan(loss, params, bytes=asked)
+        except ValueError as error:
+            print(f"  {asked / MIB:8.2f} asked: {error}"[:100])
+            without = asked
+            continue
+        needed.append((asked, plan.compiled_bytes))
+        print(
+            f"  {asked / MIB:8.2f} asked {plan.bytes / MIB:8.2f} predicted "
+            f"{plan.compiled_bytes / MIB:8.2f} compiled, time × {plan.factor:.2f}"
+        )
+    over = sum(compiled > asked for asked, compiled in needed)
+    rise = max(a / b for (_, a), (_, b) in itertools.pairwise(needed))
+    fewest = min(compiled for _, compiled in needed)
+    print(
+        f"  {over} over what was asked; with a larger budget at most {max(rise - 1, 0):.1%} less "
+        f"is needed; from {needed[0][0] / fewest:.2f} × the fewest bytes of all of them there is a "
+        f"plan" + (f", none in {without / MIB:.2f} MiB" if without else "")
+    )
+
+
 def timed(
     name: str, loss: Callable, params: Any, shares: Iterable[float], rounds: int
 ) -> list[Point]:
@@ -254,6 +292,9 @@ def main(options: Options) -> None:
         doing(f"compiling jax.grad of {name}")
         whole = temporary_bytes(compiled(jax.value_and_grad(loss), params)[0])
         print(f"{name}: jax.grad {whole / MIB:.2f} MiB")
+        if options.survey:
+            surveyed(name, loss, params, whole)
+            continue
         if options.least:
             print(f"  the least {checkpoint.least(loss, params)}")
         shares = planned(name, loss, params, whole)
