@@ -21,7 +21,7 @@ from jaxbackprop.graph.budget.fusion import LARGE
 from jaxbackprop.graph.budget.groups import Group, Groups
 from jaxbackprop.graph.budget.joint import Operation
 from jaxbackprop.graph.budget.kinds import COLLECTIVE, ON_A_MESH, SHALLOW, STRETCHED, VIEWS
-from jaxbackprop.graph.budget.memory import outliving
+from jaxbackprop.graph.budget.memory import ends, outliving
 from jaxbackprop.graph.budget.simulation import Order
 from jaxbackprop.graph.walk import evaluate, from_line
 
@@ -42,6 +42,8 @@ class Evaluation:
         self.graph = graph
         self.held = order.held
         self.outliving = outliving(graph, order.steps) if order.held else set()
+        self.ends = ends(graph, order.steps) if order.held else {}
+        self.made: dict[int, int] = {}
         self.values: dict[int, Any] = {}
         self.version: dict[int, int] = {}
         self.ran: set[tuple] = set()
@@ -64,7 +66,7 @@ class Evaluation:
         other = copy.copy(self)
         other.values, other.version = dict(self.values), dict(self.version)
         other.ran, other.loose = set(self.ran), set(self.loose)
-        other.bound = dict(self.bound)
+        other.bound, other.made = dict(self.bound), dict(self.made)
         other.steps_ran = set(self.steps_ran)
         return other
 
@@ -87,6 +89,7 @@ class Evaluation:
             for index in group.operations:
                 self.operate(index, group)
             self.values.update(before)
+            self.made.update(dict.fromkeys(group.writes, self.time - 1))
             if group.apart and self.time - 1 in self.outliving:
                 for v in group.writes:
                     self.values[v] = array_of_its_own(self.values[v])
@@ -139,8 +142,11 @@ class Evaluation:
         as a product for the gradient of weights, which XLA would put off; it is tied to them."""
         if not (self.held and group.in_place and self.latest is not None):
             return {}
-        shared = [v for v in group.reads if self.readers[v] > 1 and self.is_array(v)]
-        return {v: array_of_its_own(self.values[v], self.latest) for v in shared[:1]}
+        root = self.graph.joint.operations[group.operations[-1]].values
+        read = [v for v in group.reads if self.is_array(v)]
+        ending = [v for v in read if v in root and self.ends_now(v)]
+        shared = [v for v in read if self.readers[v] > 1]
+        return {v: array_of_its_own(self.values[v], self.latest) for v in (ending or shared)[:1]}
 
     def evaluate(self, operation: Operation, inputs: list) -> list:
         if self.alone:
@@ -181,6 +187,10 @@ class Evaluation:
         name = operation.name
         seen = name in VIEWS and (name != "transpose" or of_arguments)
         return cheap or seen or name in STRETCHED
+
+    def ends_now(self, v: int) -> bool:
+        """Is this the last reader of the value, as it is?"""
+        return self.ends.get((v, self.made.get(v, -1))) == self.time - 1
 
     def is_array(self, v: int) -> bool:
         return hasattr(self.values[v], "dtype") and self.values[v].size >= LARGE

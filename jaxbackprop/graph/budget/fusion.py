@@ -23,6 +23,7 @@ from jaxbackprop.graph.dependence import open_jaxpr
 from jaxbackprop.graph.structure import CALLS
 
 SLACK = 1.1  # a few numbers beside an array are as good as none
+REPEATED = STRETCHED | {"tile"}
 LARGE = 4096  # elements: what is smaller is left as it is
 
 
@@ -76,10 +77,10 @@ def virtual_values(operations, readers, results, bytes, cheap) -> tuple[set[int]
         for v in set(operation.writes) - results:
             reads = frozenset().union(*(behind.get(u, {u}) for u in operation.values))
             after = [operations[r] for r in readers.get(v, ())]
-            as_well = i in cheap and sum(bytes[u] for u in reads) <= SLACK * bytes[v]
-            if _is_virtual(operation, after, as_well):
+            little = sum(bytes[u] for u in reads) <= SLACK * bytes[v]
+            if _is_virtual(operation, after, i in cheap and little):
                 virtual.add(v)
-            elif as_well:
+            elif little and (i in cheap or operation.name in REPEATED):
                 light.add(v)
             if v in virtual or v in light:
                 behind[v] = reads
@@ -137,6 +138,13 @@ def shared(operation: Operation, readers: dict[int, list[int]]) -> set[int]:
         for p in relaid(operation)
         if not isinstance(reads[p], Literal) and len(readers.get(reads[p], ())) > 1
     }
+
+
+def turned(members, operations, readers) -> frozenset[int]:
+    """The values that are read with their dimensions in another order, and are not made so because
+    others read them too: what is made of such a value lies elsewhere."""
+    turns = [operations[m] for m in members if operations[m].name == "transpose"]
+    return frozenset(v for turn in turns for v in turn.values if len(readers[v]) > 1)
 
 
 def spread(members, operations, avals) -> frozenset[int]:

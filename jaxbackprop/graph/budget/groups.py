@@ -19,6 +19,7 @@ from jaxbackprop.graph.budget.fusion import (
     relaid,
     shared,
     spread,
+    turned,
     virtual_values,
     way,
 )
@@ -28,10 +29,11 @@ from jaxbackprop.graph.budget.joint import Joint
 class Group(NamedTuple):
     """The operations that make `writes` from `reads`, in order.
 
-    `in_place`: may it write over an operand that ends? `apart`: is its result held in memory, where
-    a compiler would compute it again in each reader? `spread`: those of its operations whose small
-    operands are stretched to what a library's sum reads. `copied`: the places of operands
-    that a library lays out anew. `once`: it is not repeated.
+    `in_place`: may it write over an operand that ends, but for those that it reads `turned`?
+    `apart`: is its result held in memory, where a compiler would compute it again in each reader?
+    `spread`: those of its operations whose small operands are stretched to what a library's sum
+    reads. `copied`: the places of operands that a library lays out anew. `once`: it is not
+    repeated.
     """
 
     operations: tuple[int, ...]
@@ -40,6 +42,7 @@ class Group(NamedTuple):
     cost: float
     workspace: int
     in_place: bool
+    turned: frozenset[int]
     apart: bool
     spread: frozenset[int]
     copied: frozenset[int]
@@ -104,6 +107,7 @@ def form(joint: Joint, choices: Choices | None = None) -> Groups:
                 workspace(operation, avals, choices)
                 + sum(size(avals[operation.reads[p]]) for p in copied | shared(operation, readers)),
                 is_loop(operation.equation),
+                turned(members, operations, readers),
                 apart,
                 spread(members, operations, avals),
                 copied,

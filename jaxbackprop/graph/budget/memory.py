@@ -35,7 +35,7 @@ def lives(graph: Groups, steps: Sequence[int], lodged: Set[Evaluated] = frozense
     for time, step in enumerate(steps):
         group = graph.groups[step]
         ended = [(v, version[v]) for v in group.reads if last[v, version[v]] == time]
-        over = [place[e] for e in ended if e in place] if group.in_place else []
+        over = [place[e] for e in ended if e in place and e[0] not in group.turned]
         version.update(dict.fromkeys(group.writes, time))
         if group.workspace:
             found.append(Life(group.workspace, time, time))
@@ -43,7 +43,7 @@ def lives(graph: Groups, steps: Sequence[int], lodged: Set[Evaluated] = frozense
             bytes, end = graph.bytes[v], last[v, time]
             if not bytes or (v, time) in lodged:
                 continue
-            fitting = [i for i in over if found[i].bytes >= bytes]
+            fitting = [i for i in over if group.in_place and found[i].bytes >= bytes]
             if fitting:
                 i = min(fitting, key=lambda i: found[i].bytes)
                 over.remove(i)

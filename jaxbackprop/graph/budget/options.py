@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from jaxbackprop.graph.budget import cuts as cutting
 from jaxbackprop.graph.budget.costs import Choices, bytes_of, once, size
-from jaxbackprop.graph.budget.groups import Groups, form
+from jaxbackprop.graph.budget.groups import Groups, form, made_early
 from jaxbackprop.graph.budget.joint import Joint
 from jaxbackprop.graph.budget.simulation import NoRoom, Order, best, least, plain
 
@@ -78,7 +78,8 @@ def _options_of(loop: Any, choices: Choices) -> list[Option]:
         there = sum(group.cost for group in ahead.groups)
         step_ahead = plain(ahead).peak
         for order in _orders(back):
-            work = max(order.peak, step_ahead) + carry_bytes
+            early = 0 if order.held else made_early(back)
+            work = max(order.peak + early, step_ahead) + carry_bytes
             for segment in _segments(length) if repeatable else [1]:
                 kept, run = length * each, 0.0
                 if segment > 1:

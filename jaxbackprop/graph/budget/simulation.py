@@ -211,7 +211,8 @@ class Simulation:
         ended = [v for v in group.reads if self.locked[v] == 1 and self.next_use(v) is None]
         fresh = [v for v in group.writes if v not in self.resident]
         new = sum(bytes[v] for v in group.writes)
-        self.make_room(step, need(group, new, [bytes[v] for v in ended]))
+        over = [bytes[v] for v in ended if v not in group.turned]
+        self.make_room(step, need(group, new, over))
         for v in fresh:
             self.resident.add(v)
             self.used += bytes[v]
