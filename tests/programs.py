@@ -529,33 +529,34 @@ def jvp_integer(body):
 @wrap("custom_jvp")
 def jvp_numbers(body):
     """Beside an array it returns numbers that stand in its graph."""
-    inner = jax.custom_jvp(lambda x, w: (body(x, w), 2, 0.5))
+    inner = jax.custom_jvp(lambda x, w: (body(x, w), 2, 0.5, True))
 
     @inner.defjvp
     def rule(primals, tangents):
         out, t = jax.jvp(body, primals, tangents)
-        return (out, 2, 0.5), (t, np.zeros((), jax.dtypes.float0), 0.0)
+        none = np.zeros((), jax.dtypes.float0)
+        return (out, 2, 0.5, True), (t, none, 0.0, none)
 
     def run(x, w):
-        out, two, half = inner(x, w)
-        return out * two * half
+        out, two, half, true = inner(x, w)
+        return out * two * half * true
 
     return run
 
 
 @wrap("custom_vjp")
 def vjp_numbers(body):
-    inner = jax.custom_vjp(lambda x, w: (body(x, w), 2, 0.5))
+    inner = jax.custom_vjp(lambda x, w: (body(x, w), 2, 0.5, True))
 
     def fwd(x, w):
         out, pull = jax.vjp(body, x, w)
-        return (out, 2, 0.5), pull
+        return (out, 2, 0.5, True), pull
 
     inner.defvjp(fwd, lambda pull, cts: pull(cts[0]))
 
     def run(x, w):
-        out, two, half = inner(x, w)
-        return out * two * half
+        out, two, half, true = inner(x, w)
+        return out * two * half * true
 
     return run
 

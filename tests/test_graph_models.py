@@ -194,3 +194,14 @@ def test_every_activation_of_jax_nn_has_the_gradient_that_jax_gives_it(name):
     points = jnp.linspace(-8, 8, 64).reshape(8, 8)  # none at a kink
     weights = jax.random.normal(jax.random.key(6), jax.eval_shape(activation, points).shape)
     compare(lambda z: jnp.vdot(weights, activation(z)), points)
+
+
+def test_equinoxs_checkpointed_while_has_jaxs_gradient():
+    eqxi = pytest.importorskip("equinox.internal")
+
+    def f(x):
+        turn = lambda c: (jnp.sin(c[0]), c[1] + 1)  # noqa: E731
+        go = lambda c: c[1] < 3  # noqa: E731
+        return eqxi.while_loop(go, turn, (x, 0), max_steps=4, kind="checkpointed")[0]
+
+    assert jnp.allclose(grad(f)(0.3), jax.grad(f)(0.3))

@@ -234,12 +234,14 @@ def evaluate(equation: Any, inputs: list) -> list:
     params = equation.primitive.get_bind_params(equation.params)
     with context(equation), from_line(equation):
         outputs = equation.primitive.bind(*inputs, **params)
-    return [as_array(x) for x in (outputs if equation.primitive.multiple_results else [outputs])]
+    outputs = list(outputs) if equation.primitive.multiple_results else [outputs]
+    return list(map(as_array, outputs))
 
 
 def as_array(x: Any) -> Any:
-    """A number that stands in a graph leaves it as an array."""
-    return jnp.asarray(x) if isinstance(x, (int, float, complex)) else x
+    """A number that jax wrote into a graph, with its type, leaves it as an array. A truth value
+    stays Python's: equinox looks at some."""
+    return jnp.asarray(x) if hasattr(x, "dtype") and not hasattr(x, "shape") else x
 
 
 def is_real(aval: Any) -> bool:

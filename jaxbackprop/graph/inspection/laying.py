@@ -16,7 +16,7 @@ from jaxbackprop.graph.custom import no_tangent
 from jaxbackprop.graph.inspection.steps import HasNoTemplate, Log, Place, Step, Unknown, Value
 from jaxbackprop.graph.lines import where
 from jaxbackprop.graph.rules import FLAT, UnsupportedPrimitive
-from jaxbackprop.graph.walk import Node, as_array, context, evaluate, is_real, record
+from jaxbackprop.graph.walk import Node, context, evaluate, is_real, record
 
 LayOut = Callable[[Log, Any, list[Value], Place], list[Value]]
 LAID_OUT: dict[str, LayOut] = {}
@@ -37,7 +37,7 @@ def run(log: Log, jaxpr: Any, consts: list, args: list, place: Place) -> list[Va
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
 
     def read(v: Any) -> Value:
-        return Value(as_array(v.val)) if isinstance(v, Literal) else values[v]
+        return Value(jnp.asarray(v.val)) if isinstance(v, Literal) else values[v]
 
     for equation in jaxpr.eqns:
         inputs = [read(v) for v in equation.invars]
@@ -72,6 +72,7 @@ def elementary(log: Log, equation: Any, inputs: list[Value], at: Place) -> list[
 def _apart(log: Log, outputs: list) -> list:
     """As the operation by itself computes them: compiled, it would be rewritten with others, and
     what is Inf in the one form may not be in the other."""
+    outputs = [jnp.asarray(x) if isinstance(x, bool) else x for x in outputs]
     return list(lax.optimization_barrier(outputs)) if log.without_values else outputs
 
 
