@@ -13,11 +13,12 @@ from jaxbackprop.graph.budget.groups import Groups, form, made_early
 from jaxbackprop.graph.budget.joint import Joint, Operation
 from jaxbackprop.graph.budget.kinds import COLLECTIVE, ON_A_MESH
 from jaxbackprop.graph.budget.loops import choices_of
-from jaxbackprop.graph.budget.simulation import NoRoom, Order, best, least, plain
+from jaxbackprop.graph.budget.simulation import ROOMS, NoRoom, Order, best, least, plain
 from jaxbackprop.graph.lines import where
 
 TRIES = 5
 NEARLY = 1.2  # a program that keeps everything is compiled where it may fit
+NEAR_LEAST = (1.1, 1.2)  # rooms in which an order may compile to less than the least predicted
 PATHS = 24  # choices for the loops that are tried
 TRIED: dict[str, str | bool] = {
     "xla_backend_optimization_level": "0"
@@ -102,11 +103,14 @@ def plan(joint: Joint, bytes: int, measure: Measure = compiled_bytes) -> Planned
         if compiled <= bytes:
             return Planned(graph, order, compiled)
         room = min(room, order.peak) * min(bytes / compiled, 0.98)
-    found, operation = least_plan(graphs, measure)
-    if found.compiled <= bytes:
-        return found
+    smallest, operation = least_orders(graphs)
+    needed = []
+    for graph, order in smallest:
+        needed.append(measure(graph, order))
+        if needed[-1] <= bytes:
+            return Planned(graph, order, needed[-1])
     raise ValueError(
-        f"no plan fits {shown(bytes)}: the least that one needs is {shown(found.compiled)}, for "
+        f"no plan fits {shown(bytes)}: the least that one needs is {shown(min(needed))}, for "
         f"{described(operation)}"
     )
 
@@ -130,14 +134,24 @@ def cheapest(graphs: Sequence[Groups], room: int) -> tuple[Groups, Order] | None
     return min(fitting, key=lambda pair: pair[1].cost, default=None)
 
 
-def least_plan(
-    graphs: Sequence[Groups], measure: Measure = compiled_bytes
-) -> tuple[Planned, Operation]:
-    """The plan in the least memory, and the operation that needs it."""
-    tried = [(*least(graph), graph) for graph in graphs[-2:]]
+def least_orders(graphs: Sequence[Groups]) -> tuple[list[tuple[Groups, Order]], Operation]:
+    """Orders that are predicted to need least, one of which compiles to least; and the operation
+    that needs it."""
+    tried = [(*least(graph, ROOMS), graph) for graph in graphs[-2:]]
     order, group, graph = min(tried, key=lambda found: found[0].peak)
-    planned = Planned(graph, order, measure(graph, order))
-    return planned, graph.joint.operations[graph.groups[group].operations[-1]]
+    found = {order.steps: order}
+    for more in NEAR_LEAST:
+        near = best(graph, int(more * order.peak))
+        found.setdefault(near.steps, near)
+    operation = graph.joint.operations[graph.groups[group].operations[-1]]
+    return [(graph, order) for order in found.values()], operation
+
+
+def least_plan(graphs: Sequence[Groups]) -> tuple[Planned, Operation]:
+    """The plan in the least memory, and the operation that needs it."""
+    orders, operation = least_orders(graphs)
+    plans = [Planned(graph, order, compiled_bytes(graph, order)) for graph, order in orders]
+    return min(plans, key=lambda planned: planned.compiled), operation
 
 
 def described(operation: Operation) -> str:

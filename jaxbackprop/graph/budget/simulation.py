@@ -92,14 +92,14 @@ def _cheapest(graph: Groups, room: int, bytes: int) -> Order:
     return min(found, key=lambda order: (order.peak > bytes, order.cost))
 
 
-def least(graph: Groups) -> tuple[Order, int]:
+def least(graph: Groups, rooms: int = 2) -> tuple[Order, int]:
     """The order found in the smallest room, within 1 %, and the group that needs more than less."""
     high = plain(graph)
     low, group = 0, 0
     while high.peak - low > max(high.peak // 100, 1):
         middle = (low + high.peak) // 2
         try:
-            high = best(graph, middle, rooms=2)
+            high = best(graph, middle, rooms)
         except NoRoom as failure:
             low, group = max(middle, min(failure.bytes, high.peak - 1)), failure.group
     return high, group
