@@ -324,6 +324,48 @@ def cond_in_scan(even, odd):
     return lambda x, w: lax.scan(lambda c, i: turn(c, i, w), x, jnp.arange(3))[0]
 
 
+# --- mutable arrays, made by f (jax takes no cond that writes to one, inside of a loop or vmap) ---
+
+
+@wrap("mutable")
+def written(body):
+    def run(x, w):
+        ref = jax.new_ref(x)
+        ref[...] = body(ref[...], w)
+        ref[0] += w["v"][1]
+        ref[1:] = jnp.sin(ref[:2])
+        return ref[...]
+
+    return run
+
+
+@wrap("mutable")
+def written_in_jit(body):
+    def run(x, w):
+        ref = jax.new_ref(0.5 * x)
+        put = jax.jit(lambda ref, x: ref.__setitem__(..., body(ref[...] + x, w)))
+        put(ref, x)
+        put(ref, w["v"])
+        return jax.freeze(ref)
+
+    return run
+
+
+@wrap("mutable")
+def written_in_scan(body):
+    def run(x, w):
+        ref = jax.new_ref(jnp.zeros_like(x))
+
+        def turn(c, i):
+            ref[i] += jnp.sin(c[0])
+            return body(c, w), ref[...]
+
+        c, ys = lax.scan(turn, x, jnp.arange(3))
+        return 0.3 * (c + ys[1] + ref[...])
+
+    return run
+
+
 @wrap()
 def while_stopped(body):
     """As many turns as the values ask for, and no gradient through them."""

@@ -79,38 +79,6 @@ def test_the_way_back_has_the_lines_of_the_way_ahead():
     assert there < back < texts.index("y = jnp.cos(x)", back)
 
 
-def written(x):
-    """Through a mutable array; jax's gradient is (8 sin 0.3 cos 0.3, 2 sin 0.7 cos 0.7)."""
-    ref = jax.new_ref(jnp.zeros_like(x))
-    ref[...] = jnp.sin(x)
-    ref[0] = 2 * ref[0]
-    return jnp.sum(ref[...] ** 2)
-
-
-def handed_on(x):
-    ref = jax.new_ref(jnp.zeros_like(x))
-    jax.jit(lambda ref, x: ref.__setitem__(..., 3 * x))(ref, x)
-    return jnp.sum(ref[...] ** 2)
-
-
-INSIDE = {
-    "itself": lambda f: f,
-    "jit": jax.jit,
-    "checkpoint": jax.checkpoint,
-    "cond": lambda f: lambda x: jax.lax.cond(x[0] > 0, f, jnp.sum, x),
-    "scan": lambda f: lambda x: jax.lax.scan(lambda c, _: (c + f(x), None), 0.0, length=2)[0],
-}
-
-
-@pytest.mark.parametrize("inside", INSIDE)
-@pytest.mark.parametrize("f", [written, handed_on])
-def test_what_is_written_to_a_mutable_array_is_refused_and_never_lost(f, inside):
-    x = jnp.array([0.3, 0.7])
-    for gradient in (grad(INSIDE[inside](f)), jax.jit(grad(INSIDE[inside](f)))):
-        with pytest.raises(UnsupportedPrimitive, match=r"mutable array.*test_graph_primitives"):
-            gradient(x)
-
-
 def test_a_mutable_array_of_what_is_not_differentiated_is_none_of_the_walks_business():
     def f(x, counts):
         ref = jax.new_ref(counts)

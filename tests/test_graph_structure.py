@@ -153,16 +153,6 @@ def test_checkifys_checks_hold_in_the_gradient_too(loop):
         error.throw()
 
 
-def test_what_is_written_to_a_mutable_array_is_refused_not_dropped():
-    def f(x):
-        ref = jax.new_ref(jnp.zeros(()))
-        ref[...] += x
-        return ref[...] * x
-
-    with pytest.raises(UnsupportedPrimitive):
-        grad(f)(2.0)
-
-
 # --- eagerly ---
 
 

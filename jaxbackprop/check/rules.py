@@ -21,6 +21,7 @@ from jaxbackprop.check.visiting import Given, Place, has_rule, visit_graph
 from jaxbackprop.check.widened import evaluate_wide
 from jaxbackprop.graph.arguments import check_function, only_arrays
 from jaxbackprop.graph.lines import where
+from jaxbackprop.graph.mutable import make_jaxpr
 from jaxbackprop.graph.walk import evaluate, is_real
 
 IN_FULL = 4  # uses of one rule that are checked number by number; the others along directions
@@ -115,9 +116,7 @@ def rules(f: Callable[..., Any], argnums: int | tuple[int, ...] = 0) -> Callable
                 uses.setdefault(equation, []).append(Use(equation, inputs, place))
 
         moves = moving(args, argnums)
-        graph = jax.make_jaxpr(lambda *leaves: only_arrays(f(*moves.rebuild(leaves))))(
-            *moves.leaves
-        )
+        graph = make_jaxpr(lambda *leaves: only_arrays(f(*moves.rebuild(leaves))))(*moves.leaves)
         given = [Given(jnp.asarray(leaf), True) for leaf in moves.leaves]
         visit_graph(graph, given, visit, has_rule, Place())
         found = []
@@ -257,7 +256,7 @@ def doubt(of: Callable, moved: dict, gradient: dict) -> float:
     """How far the gradient is from differences along a few directions, in what rounding may make:
     a quick look, operation by operation, that compiles nothing."""
     leaves, tree = jax.tree.flatten(moved)
-    closed = jax.make_jaxpr(lambda *leaves: of(jax.tree.unflatten(tree, leaves)))(*leaves)
+    closed = make_jaxpr(lambda *leaves: of(jax.tree.unflatten(tree, leaves)))(*leaves)
     slopes = [np.asarray(g, np.float64) for g in jax.tree.leaves(gradient)]
     along = partial(_along, closed)
     return _farthest(leaves, slopes, [True] * len(leaves), along)

@@ -20,6 +20,7 @@ from jaxbackprop.check.deciding import Decisions
 from jaxbackprop.check.precision import wide
 from jaxbackprop.check.widened import CALLBACKS, evaluate_wide
 from jaxbackprop.graph.dependence import open_jaxpr
+from jaxbackprop.graph.mutable import make_jaxpr
 
 STEPS_AT_ONCE = 6
 LINES_AT_ONCE, LARGE = 8, 100_000  # one line a call where it has so many numbers
@@ -108,7 +109,7 @@ def _trace(f: Callable, moving: Moving) -> tuple[ClosedJaxpr, Any]:
     def of(*leaves: Any) -> Any:
         return f(*moving.rebuild(leaves))
 
-    return jax.make_jaxpr(of, return_shape=True)(*moving.leaves)
+    return make_jaxpr(of, return_shape=True)(*moving.leaves)
 
 
 def is_settled(found: Traced, f: Callable, moving: Moving) -> bool:

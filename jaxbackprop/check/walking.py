@@ -19,6 +19,7 @@ from jaxbackprop.check.traced import transformed
 from jaxbackprop.check.visiting import Given, Place, has_rule, visit_graph
 from jaxbackprop.graph.arguments import check_function
 from jaxbackprop.graph.lines import where
+from jaxbackprop.graph.mutable import make_jaxpr
 
 TRANSFORMS = {"jax.grad": jax.grad, "jaxbackprop.grad": wing.grad}
 OPERATIONS = 500  # looked at, the last of the forward pass first
@@ -130,7 +131,7 @@ def _parting(of: Callable, moves: Moving) -> Parting | None:
         if any(given.active for given in inputs) and not inside:
             uses.append(Use(equation, inputs, place))
 
-    graph = jax.make_jaxpr(lambda *leaves: of(leaves))(*moves.leaves)
+    graph = make_jaxpr(lambda *leaves: of(leaves))(*moves.leaves)
     given = [Given(jnp.asarray(leaf), True) for leaf in moves.leaves]
     visit_graph(graph, given, visit, _is_operation, Place())
     for use in reversed(uses[-OPERATIONS:]):

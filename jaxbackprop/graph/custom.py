@@ -14,6 +14,7 @@ from jax.custom_derivatives import SymbolicZero
 from jaxbackprop.graph.arguments import ARRAYS
 from jaxbackprop.graph.dependence import open_jaxpr
 from jaxbackprop.graph.halves import ON_TANGENTS, on_tangents, through
+from jaxbackprop.graph.mutable import pure
 from jaxbackprop.graph.rules import UnsupportedPrimitive
 from jaxbackprop.graph.structure import recorder
 from jaxbackprop.graph.walk import forward, is_real, zeros
@@ -70,7 +71,7 @@ def jvp_graph(
     """
     zero = [bool(equation.params["symbolic_zeros"] and not a) for a in active]
     jaxpr, consts, out_zeros = equation.params["jvp_jaxpr_fun"].call_wrapped(*zero)
-    return jaxpr, consts, zero, out_zeros
+    return *pure(jaxpr, consts), zero, out_zeros
 
 
 def no_tangent(x: Any) -> Any:
@@ -87,7 +88,7 @@ def custom_vjp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
     """
     count = _constants(equation, active)
     params, primals, flags = equation.params, inputs[count:], [bool(a) for a in active[count:]]
-    jaxpr, consts = params["fwd_jaxpr_thunk"].call_wrapped(*flags)
+    jaxpr, consts = pure(*params["fwd_jaxpr_thunk"].call_wrapped(*flags))
     _, _, forwarded = params["out_trees"]()
     found = forward(jaxpr, consts, primals, [False] * len(flags)).outputs
     kept = len(found) - len(equation.outvars)
@@ -107,8 +108,8 @@ def custom_vjp(equation: Any, inputs: list, active: list[bool]) -> tuple[list, C
 def _indexable(x: Any) -> Any:
     """A constant of a graph may be NumPy's, which takes no index that is traced; a rule, as
     odeint's, counts on jax's."""
-    known = isinstance(x, jax.Array) or not hasattr(x, "dtype") or x.dtype == jax.dtypes.float0
-    return x if known else jnp.asarray(x)
+    is_numpys = isinstance(x, np.ndarray | np.generic) and x.dtype != jax.dtypes.float0
+    return jnp.asarray(x) if is_numpys else x
 
 
 def _contributions(bwd: Any, residuals: list, cts: list, wanted: Sequence[bool]) -> list:

@@ -7,6 +7,11 @@ from jax.extend.core import Literal
 
 from jaxbackprop.graph.walk import following, is_flat, is_real
 
+# The operations that call a graph, and what it is called among their parameters.
+CALLS = dict.fromkeys(("jit", "pjit", "composite", "xla_metadata_call"), "jaxpr")
+CALLS |= dict.fromkeys(("closed_call", "core_call", "eval_jaxpr"), "call_jaxpr")
+CALLS |= {"custom_vmap_call": "call"}
+
 
 def dependence(
     jaxpr: Any, active: Sequence[bool], n_consts: int = 0, n_carry: int = 0

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jaxbackprop.graph.dependence import open_jaxpr
+from jaxbackprop.graph.mutable import without_mutable
 from jaxbackprop.graph.partition import Numbers, needed, needed_late, partition
 from jaxbackprop.graph.rules import RULES, UnsupportedPrimitive
 from jaxbackprop.graph.saved import evaluated, in_two_ways
@@ -191,7 +192,8 @@ def joined(
         return outputs, wanted
 
     cts = [v.aval for v, a in zip(jaxpr.outvars, asked, strict=True) if a]
-    return jax.make_jaxpr(walked)([v.aval for v in jaxpr.invars], cts), reached
+    graph = jax.make_jaxpr(walked)([v.aval for v in jaxpr.invars], cts)
+    return without_mutable(graph), reached  # a rule of one's own may have some
 
 
 def _in_two(

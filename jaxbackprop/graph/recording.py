@@ -22,6 +22,9 @@ from jax.extend.core import (
 )
 
 from jaxbackprop.graph.halves import on_tangents
+from jaxbackprop.graph.mutable import OF_ONE, Cell, concerns, operate
+from jaxbackprop.graph.rules import UnsupportedPrimitive
+from jaxbackprop.graph.rules.refused import INTO_RULES, refusal
 from jaxbackprop.graph.walk import (
     FLAT,
     Ends,
@@ -60,6 +63,16 @@ class Recorded(Tracer):
         return self.value.to_concrete_value() if isinstance(self.value, Tracer) else self.value
 
 
+class Mutable(Tracer):
+    """A mutable array that f makes: a cell, whose value is recorded when it is written."""
+
+    __slots__ = ("cell",)
+
+    def __init__(self, trace: "Recording", cell: Cell) -> None:
+        super().__init__(trace, cell.aval)
+        self.cell = cell
+
+
 class Recording(Trace):
     """Evaluates what a function does, under the trace that it was called in, and tapes it."""
 
@@ -73,6 +86,9 @@ class Recording(Trace):
         return isinstance(x, Recorded) and x._trace is self
 
     def process_primitive(self, primitive: Any, args: Sequence, params: dict, /) -> Any:
+        if concerns(primitive, params) or any(isinstance(x, Mutable) for x in args):
+            outputs = self.with_cells(primitive, args, params)
+            return outputs if primitive.multiple_results else outputs[0]
         with set_current_trace(self.parent):
             if not any(map(self.is_own, args)) or primitive.name in FLAT:
                 return primitive.bind(*self.values(args), **params)
@@ -85,6 +101,16 @@ class Recording(Trace):
             )
             outputs = self.tape(equation, args)
         return outputs if primitive.multiple_results else outputs[0]
+
+    def with_cells(self, primitive: Any, args: Sequence, params: dict) -> list:
+        """An operation on mutable arrays, or with such ones inside: as operations on values."""
+        types = None
+        if primitive.name in OF_ONE:  # or jax refuses
+            types, _ = primitive.abstract_eval(*map(jax.typeof, args), **params)
+        cells = [x.cell if isinstance(x, Mutable) else x for x in args]
+        with set_current_trace(self):
+            outputs = operate(primitive, cells, params, types)
+        return [Mutable(self, x) if isinstance(x, Cell) else x for x in outputs]
 
     def stage_value(self, val: Any) -> Any:
         return val if self.is_own(val) else self.parent.stage_value(val)
@@ -103,6 +129,8 @@ class Recording(Trace):
 
     def with_functions(self, primitive: Any, functions: tuple, args: Sequence, params: dict) -> Any:
         """An operation that comes with Python functions is traced to an equation, by itself."""
+        if any(isinstance(x, Mutable) for x in args):
+            raise UnsupportedPrimitive(refusal(primitive.name, INTO_RULES))
         form = []
 
         def bound(*values):
@@ -117,7 +145,10 @@ class Recording(Trace):
             known = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
             known |= dict(zip(closed.jaxpr.invars, args, strict=True))
             (equation,) = closed.jaxpr.eqns
-            found = self.tape(equation, [known[v] for v in equation.invars])
+            given = [known[v] for v in equation.invars]
+            if concerns(equation.primitive, equation.params) and len(functions) == 1:
+                return self.with_cells(equation.primitive, given, equation.params)
+            found = self.tape(equation, given)
         if len(functions) > 1:  # the caller expects that one of them was called: the rule was
             for store in functions[0].stores:
                 if store is not None:

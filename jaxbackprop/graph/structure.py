@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxbackprop.graph.dependence import dependence, open_jaxpr
+from jaxbackprop.graph.dependence import CALLS, dependence, open_jaxpr
 from jaxbackprop.graph.eager import at_once
 from jaxbackprop.graph.halves import AROUND, asked_of, halves, pulled, through
 from jaxbackprop.graph.rules import UnsupportedPrimitive
@@ -31,11 +31,6 @@ def recorder(*names: str, follows: Callable | None = None) -> Callable[[Recorder
         return function
 
     return enter
-
-
-CALLS = dict.fromkeys(("jit", "pjit", "composite", "xla_metadata_call"), "jaxpr")
-CALLS |= dict.fromkeys(("closed_call", "core_call", "eval_jaxpr"), "call_jaxpr")
-CALLS |= {"custom_vmap_call": "call"}
 
 
 def _called(equation: Any) -> Any:

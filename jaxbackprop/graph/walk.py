@@ -260,8 +260,10 @@ def is_flat(equation: Any) -> bool:
 
 
 def _holds_a_mutable_array(equation: Any) -> bool:
-    """What is written there does not come out of the equation, so the walk would not follow it."""
-    return any(hasattr(v.aval, "inner_aval") for v in equation.invars)
+    """What is written there does not come out of the equation, so the walk would not follow it.
+    A function with a rule of its own says what follows."""
+    is_ruled = equation.primitive.name in ("custom_jvp_call", "custom_vjp_call")
+    return not is_ruled and any(hasattr(v.aval, "inner_aval") for v in equation.invars)
 
 
 def zeros(aval: Any) -> Any:

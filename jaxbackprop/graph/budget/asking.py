@@ -23,6 +23,7 @@ from jaxbackprop.graph.budget.planning import (
 )
 from jaxbackprop.graph.budget.report import Row, printed, table
 from jaxbackprop.graph.budget.simulation import Order, least, plain, predicted
+from jaxbackprop.graph.mutable import make_jaxpr
 
 
 class FunctionPlan(NamedTuple):
@@ -85,7 +86,7 @@ def graph_of(f: Callable, args: tuple, has_aux: bool = False, as_it_is: bool = F
         return value
 
     arrays, fill = arrays_in(args[1:])
-    closed = jax.make_jaxpr(lambda leaves, arrays: of_leaves(leaves, fill(arrays)))(
+    closed = make_jaxpr(lambda leaves, arrays: of_leaves(leaves, fill(arrays)))(
         [like(x) for x in leaves], arrays
     )
     inputs = closed.jaxpr.invars

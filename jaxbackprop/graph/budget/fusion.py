@@ -19,8 +19,7 @@ from jaxbackprop.graph.budget.kinds import (
     TRANSCENDENTAL,
     VIEWS,
 )
-from jaxbackprop.graph.dependence import open_jaxpr
-from jaxbackprop.graph.structure import CALLS
+from jaxbackprop.graph.dependence import CALLS, open_jaxpr
 
 SLACK = 1.1  # a few numbers beside an array are as good as none
 REPEATED = STRETCHED | {"tile"}

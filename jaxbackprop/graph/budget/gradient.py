@@ -13,6 +13,7 @@ from jaxbackprop.graph.budget.emission import Evaluation
 from jaxbackprop.graph.budget.joint import trace
 from jaxbackprop.graph.budget.planning import compiled_bytes, plan
 from jaxbackprop.graph.budget.report import first_back
+from jaxbackprop.graph.mutable import make_jaxpr
 from jaxbackprop.graph.walk import is_real
 
 
@@ -37,7 +38,7 @@ def run(f: Callable, leaves: Sequence[Any], bytes: int) -> tuple[Any, Any, Calla
     Both ways run in the order of one plan, which is made for the two as one program.
     """
     with measured_by(None):  # plans inside of f are their own
-        closed, shapes = jax.make_jaxpr(f, return_shape=True)(*leaves)
+        closed, shapes = make_jaxpr(f, return_shape=True)(*leaves)
     of_output = len(jax.tree.leaves(shapes[0]))
     seeded = [i < of_output and is_real(v.aval) for i, v in enumerate(closed.jaxpr.outvars)]
     joint, consts, found = trace(closed.jaxpr, closed.consts, leaves, seeded)

@@ -14,9 +14,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Primitive
 
-from jaxbackprop.graph.dependence import open_jaxpr
+from jaxbackprop.graph.dependence import CALLS, open_jaxpr
 from jaxbackprop.graph.partition import acts
-from jaxbackprop.graph.structure import CALLS
 from jaxbackprop.graph.walk import backward, forward
 
 CALL = Primitive("jit")  # never bound: the name under which the walk looks inside

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jaxbackprop.graph.mutable import make_jaxpr
 from jaxbackprop.graph.recording import run
 
 LOOKS_AT_A_VALUE = (
@@ -23,7 +24,7 @@ def traced(f: Callable, leaves: Sequence) -> tuple[Any, Any]:
     the operations are those that f does on these leaves; what does not depend on them is constant.
     """
     try:
-        return jax.make_jaxpr(f, return_shape=True)(*leaves)
+        return make_jaxpr(f, return_shape=True)(*leaves)
     except LOOKS_AT_A_VALUE:
         out, _, tape = run(lambda *leaves: (f(*leaves), ()), leaves)
     constants = {

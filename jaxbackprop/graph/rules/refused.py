@@ -1,6 +1,10 @@
 """What is refused, and why: no gradient is given rather than a guessed one."""
 
-MUTABLE = "a mutable array changes under the walk: return the new values instead"
+MUTABLE = (
+    "a mutable array from outside of the function has no gradient: write lax.stop_gradient of what "
+    "it is to hold, or make it inside by jax.new_ref"
+)
+INTO_RULES = "a mutable array is given to a function with a rule of its own: give it the value"
 OUTSIDE = "what runs outside of JAX cannot be looked into: give it a rule by jax.custom_vjp"
 PARTIAL = "an array that is partly reduced across devices has no rule: reduce it by lax.psum"
 ACROSS_HOSTS = "it joins or parts the arrays of several hosts: do that outside of the function"

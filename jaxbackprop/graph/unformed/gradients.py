@@ -10,6 +10,7 @@ from jax.extend.core import Literal, jaxpr_as_fun
 
 from jaxbackprop.graph.api import value_and_grad
 from jaxbackprop.graph.arguments import check_function, check_scalar, only_arrays
+from jaxbackprop.graph.mutable import make_jaxpr
 from jaxbackprop.graph.unformed.leaves import Leaf, Term
 from jaxbackprop.graph.unformed.sites import Site
 from jaxbackprop.graph.unformed.survey import Formed, Survey, survey
@@ -38,7 +39,7 @@ def unformed(f: Callable, params: Any, batch: Any, m: int) -> list[Leaf]:
         return kept, *found
 
     one_example = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in examples]
-    graph = jax.make_jaxpr(one)(*leaves, *one_example)
+    graph = make_jaxpr(one)(*leaves, *one_example)
     varying = _varying(graph.jaxpr, graph.jaxpr.invars[len(leaves) :])
     axes = [len(site.view.steps) for site in read.sites]
     shared = [v not in varying for v in graph.jaxpr.outvars[2 * len(axes) :]]
@@ -74,7 +75,7 @@ def look_at(f: Callable, params: Any, batch: Any) -> tuple[Survey, list[int]]:
 
     types = [jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)) for x in leaves]
     types += [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in examples]
-    graph = jax.make_jaxpr(of_leaves)(*types)
+    graph = make_jaxpr(of_leaves)(*types)
     views = [
         view(i, x.shape) if is_real(x) and math.prod(x.shape) else None
         for i, x in enumerate(types[: len(leaves)])

@@ -15,8 +15,7 @@ from jax import lax
 from jax.extend.core import Literal
 
 from jaxbackprop.graph import walk
-from jaxbackprop.graph.dependence import lengths, open_jaxpr, parts
-from jaxbackprop.graph.structure import CALLS
+from jaxbackprop.graph.dependence import CALLS, lengths, open_jaxpr, parts
 from jaxbackprop.graph.watching.sites import REMAT, Around, Site, called, key_of
 
 Ears = dict[int, Any]  # by the number of the site

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 from jax.extend.core import DropVar, Literal
 
-from jaxbackprop.graph.dependence import dependence, lengths, open_jaxpr
+from jaxbackprop.graph.dependence import CALLS, dependence, lengths, open_jaxpr
 from jaxbackprop.graph.names import MOVES
-from jaxbackprop.graph.structure import CALLS
 from jaxbackprop.graph.walk import is_flat, is_real
 
 PRODUCTS = {"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"}

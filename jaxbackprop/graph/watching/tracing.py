@@ -17,6 +17,7 @@ from jaxbackprop.graph.arguments import (
     only_arrays,
     places,
 )
+from jaxbackprop.graph.mutable import make_jaxpr
 from jaxbackprop.graph.names import label, of_arguments
 from jaxbackprop.graph.walk import is_real
 from jaxbackprop.graph.watching.labels import Label
@@ -94,7 +95,7 @@ def trace(
         each = tuple(of_args[i] for i in chosen)
         return each[0] if is_one(argnums) else each
 
-    graph, shape = jax.make_jaxpr(of_arrays, return_shape=True)(*(leaf for _, leaf in leaves))
+    graph, shape = make_jaxpr(of_arrays, return_shape=True)(*(leaf for _, leaf in leaves))
     if has_aux:
         check_pair(shape)
     check_scalar(shape[0] if has_aux else shape)
