@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -71,6 +72,33 @@ def _by_a_call(done: Array, array: Array) -> Array:
         return _behind_a_barrier(done, array)
 
 
+def _in_order(done: Array, array: Array) -> Array:
+    """On both sides of the call the last axis varies fastest.
+
+    From jax 0.12 on XLA chooses the order of the axes in memory, for the result of a call too, and
+    does not turn what the call was given: its readers would find each number in another's place.
+    """
+
+    def ordered(array: Array) -> Array:
+        return with_layout_constraint(array, Layout(tuple(range(array.ndim))))
+
+    return ordered(_by_a_call(done, ordered(array)))
+
+
+def _in_a_row(done: Array, array: Array) -> Array:
+    """The same where such a wish is refused: as a vector, which has one order."""
+    row = array.reshape(-1)
+    return _by_a_call(row if done is array else done, row).reshape(array.shape)
+
+
+def _own_on_a_cpu(context: Any, done: Any, array: Any) -> Any:
+    way = _by_a_call
+    if context.avals_in[1].ndim > 1 and jax.__version_info__ >= (0, 11):
+        exported = context.module_context.lowering_parameters.for_export
+        way = _in_a_row if exported else _in_order
+    return mlir.lower_fun(way, multiple_results=False)(context, done, array)
+
+
 def _zero(array: Array) -> Int[Array, ""]:
     """0, known only when the array is there: the least of 0 and a sign bit."""
     first = lax.slice(array, (0,) * array.ndim, (1,) * array.ndim).reshape(())
@@ -108,6 +136,6 @@ mlir.register_lowering(
         lambda done, array: lax.optimization_barrier((done, array))[1], multiple_results=False
     ),
 )
-mlir.register_lowering(_own, mlir.lower_fun(_by_a_call, multiple_results=False), platform="cpu")
+mlir.register_lowering(_own, _own_on_a_cpu, platform="cpu")
 batching.primitive_batchers[_own] = lambda values, places: (_own.bind(*values), places[1])
 ad.deflinear2(_own, lambda ct, done, array: [None, ct])
