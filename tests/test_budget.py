@@ -478,6 +478,14 @@ def test_a_frontier_trades_bytes_for_time():
     assert [p.factor for p in points] == sorted((p.factor for p in points), reverse=True)
 
 
+@pytest.mark.parametrize("f", [lambda x: 1.0, lambda x: x])
+def test_a_function_without_operations_needs_nothing(f):
+    x = jnp.float32(2)
+    assert checkpoint.least(f, x)[:] == (0, "a function without operations")
+    assert checkpoint.plan(f, x, bytes=1).factor == 1.0
+    assert {point.factor for point in checkpoint.frontier(f, x).points} == {1.0}
+
+
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
 def test_other_platforms_get_barriers_and_a_cpu_gets_ties(platform):
     f = jax.jit(value_and_grad(dense, checkpoint=within("180KiB")))

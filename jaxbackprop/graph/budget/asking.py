@@ -117,7 +117,7 @@ def plan_of(f: Callable, args: tuple, bytes: int, has_aux: bool = False) -> Func
         bytes,
         predicted(found.graph, found.order),
         found.compiled,
-        found.order.cost / whole,
+        _times(found.order.cost, whole),
         table(found.graph, found.order, whole),
     )
 
@@ -149,9 +149,14 @@ def frontier_of(f: Callable, args: tuple, points: int = 12, has_aux: bool = Fals
     whole = plain(graphs[0])
     low = min(least(graph)[0].peak for graph in graphs[-2:])
     found = []
-    for room in np.geomspace(low, whole.peak, points):
+    for room in np.geomspace(max(low, 1), max(whole.peak, 1), points):
         pair = cheapest(graphs, int(room) + 1)
         if pair is not None:
             graph, order = pair
-            found.append(Point(order.peak, order.cost / whole.cost, graph, order))
+            found.append(Point(order.peak, _times(order.cost, whole.cost), graph, order))
     return found
+
+
+def _times(cost: float, whole: float) -> float:
+    """A time over that of keeping everything, which is none where there are no operations."""
+    return cost / whole if whole else 1.0

@@ -134,28 +134,31 @@ def cheapest(graphs: Sequence[Groups], room: int) -> tuple[Groups, Order] | None
     return min(fitting, key=lambda pair: pair[1].cost, default=None)
 
 
-def least_orders(graphs: Sequence[Groups]) -> tuple[list[tuple[Groups, Order]], Operation]:
+def least_orders(graphs: Sequence[Groups]) -> tuple[list[tuple[Groups, Order]], Operation | None]:
     """Orders that are predicted to need least, one of which compiles to least; and the operation
-    that needs it."""
+    that needs it, where there is one: a constant has none."""
     tried = [(*least(graph, ROOMS), graph) for graph in graphs[-2:]]
     order, group, graph = min(tried, key=lambda found: found[0].peak)
     found = {order.steps: order}
     for more in NEAR_LEAST:
         near = best(graph, int(more * order.peak))
         found.setdefault(near.steps, near)
-    operation = graph.joint.operations[graph.groups[group].operations[-1]]
+    last = graph.groups[group].operations[-1] if graph.groups else None
+    operation = None if last is None else graph.joint.operations[last]
     return [(graph, order) for order in found.values()], operation
 
 
-def least_plan(graphs: Sequence[Groups]) -> tuple[Planned, Operation]:
+def least_plan(graphs: Sequence[Groups]) -> tuple[Planned, Operation | None]:
     """The plan in the least memory, and the operation that needs it."""
     orders, operation = least_orders(graphs)
     plans = [Planned(graph, order, compiled_bytes(graph, order)) for graph, order in orders]
     return min(plans, key=lambda planned: planned.compiled), operation
 
 
-def described(operation: Operation) -> str:
+def described(operation: Operation | None) -> str:
     """'exp' of float32[8,32000] (model.py:12)."""
+    if operation is None:
+        return "a function without operations"
     result = operation.equation.outvars[0].aval
     return f"'{operation.name}' to {result.dtype}{list(result.shape)} ({where(operation.lines)})"
 
