@@ -362,13 +362,38 @@ OUTSIDE = new_ref(jnp.zeros(3))
 
 
 @jax.custom_vjp
+def reading(x):
+    return x * (1 + OUTSIDE[...])
+
+
+reading.defvjp(lambda x: (reading(x), None), lambda _, ct: (3 * ct * (1 + OUTSIDE[...]),))
+
+
+def test_a_rule_of_ones_own_reads_one_from_outside():
+    assert g1(grad(lambda x: jnp.sum(reading(x)))(X), 3 * jnp.ones(3), 1)
+
+
+@jax.custom_vjp
 def given_one(ref, x):
     return x * ref[...]
 
 
 given_one.defvjp(lambda ref, x: (x * ref[...], None), lambda _, ct: (None, ct))
 
+
+def condition_reads(x):
+    """jax takes it under jit only, where it reads what was there at the start."""
+    ref = new_ref(jnp.ones(()))
+
+    def turn(c):
+        ref[...] += 10
+        return c * 2
+
+    return jnp.sum(x) * lax.while_loop(lambda c: c + ref[...] < 50, turn, 1.0)
+
+
 REFUSED = {
+    "a condition reads what the body writes": (condition_reads, "condition of a 'while' reads"),
     "a differentiated value goes outside": (
         lambda x: jnp.sum(x) + OUTSIDE.__setitem__(..., x),
         r"from outside of the function .*lax\.stop_gradient.*test_graph_mutable",

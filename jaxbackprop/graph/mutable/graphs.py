@@ -31,19 +31,20 @@ class Threaded:
 
     def __init__(self, graph: Any) -> None:
         jaxpr, consts = open_jaxpr(graph)
+        invars = jaxpr.invars[len(consts) - len(jaxpr.constvars) :]  # on 0.12 given ones come first
         self.n_outputs, self.written = len(jaxpr.outvars), []
 
         def run(*values):
             inputs = [
                 Cell(v.aval, x) if is_mutable(v.aval) else x
-                for v, x in zip(jaxpr.invars, values, strict=True)
+                for v, x in zip(invars, values, strict=True)
             ]
             outputs = evaluated(jaxpr, consts, inputs)
             cells = {i: x for i, x in enumerate(inputs) if isinstance(x, Cell) and x.written}
             self.written = list(cells)
             return [*outputs, *(x.value for x in cells.values())]
 
-        types = [getattr(v.aval, "inner_aval", v.aval) for v in jaxpr.invars]
+        types = [getattr(v.aval, "inner_aval", v.aval) for v in invars]
         self.graph = jax.make_jaxpr(run)(*types)
         self.compiled = jax.jit(jaxpr_as_fun(self.graph))
 
@@ -241,6 +242,11 @@ def _scan(primitive: Any, inputs: list, params: dict) -> list:
 def _while(primitive: Any, inputs: list, params: dict) -> list:
     condition, body = threaded(params["cond_jaxpr"]), threaded(params["body_jaxpr"])
     before, count = params["cond_nconsts"], params["body_nconsts"]
+    written = {id(inputs[before + i]) for i in body.written}
+    if any(id(x) in written for x in inputs[:before]):
+        raise UnsupportedPrimitive(
+            "the condition of a 'while' reads a mutable array that its body writes: carry the value"
+        )
     of_condition, consts, start = parts(_values(inputs), before, count)
 
     def turn(state):
