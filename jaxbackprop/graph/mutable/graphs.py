@@ -76,13 +76,9 @@ def without_mutable(graph: Any) -> Any:
 
 
 def pure(jaxpr: Any, consts: Sequence) -> tuple[Any, Sequence]:
-    """The same of a graph and its constants, which on jax 0.12 may be the first of its inputs."""
-    known = len(jaxpr.constvars)
-    closed = SimpleNamespace(jaxpr=jaxpr, consts=consts[:known])
-    if not _mentions(closed):
-        return jaxpr, consts
-    made, own = open_jaxpr(Threaded(closed).graph)
-    return made, [*own, *consts[known:]]
+    """The same of a graph and its constants."""
+    closed = SimpleNamespace(jaxpr=jaxpr, consts=consts)
+    return open_jaxpr(Threaded(closed).graph) if _mentions(closed) else (jaxpr, consts)
 
 
 def threaded(graph: Any) -> Threaded:
