@@ -437,6 +437,10 @@ def test_a_stretched_divisor_collects_from_all_that_it_divides():
     x, y = draw(1, 2, 3, 2), jnp.full((1, 2, 1, 1), 2.0)
     _, pullback = vjp(lambda y: x / y, y)
     np.testing.assert_allclose(pullback(x)[0], -np.sum(x * x, (2, 3), keepdims=True) / 4, rtol=1e-6)
+    few, many = draw(1, 2), draw(3, 1)
+    _, pullback = vjp(jax.jit(lambda y: few / y), many)
+    expected = -np.sum(few / many**2, 1, keepdims=True)
+    np.testing.assert_allclose(pullback(jnp.ones((3, 2)))[0], expected, rtol=1e-6)
 
 
 def test_cholesky_of_the_lower_triangle_alone_has_the_gradient_of_the_installed_jax():

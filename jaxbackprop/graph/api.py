@@ -162,8 +162,7 @@ def vjp(
         for (path, c), o in zip(
             jax.tree_util.tree_leaves_with_path(ct), jax.tree.leaves(out), strict=True
         ):
-            kind = kind_of(c)
-            shape = () if isinstance(kind, str) else jnp.shape(c)
+            kind, shape = kind_of(c), getattr(c, "shape", ())
             if shape != jnp.shape(o) or (is_real(o) and kind != o.dtype):
                 raise TypeError(
                     f"the cotangent{jax.tree_util.keystr(path)} is "

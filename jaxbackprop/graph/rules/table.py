@@ -138,10 +138,11 @@ def fit(contribution: Any, x: Any) -> Any:
 
 
 def inner(a: Any, b: Any, x: Any) -> Any:
-    """fit(a b, x) for a and b of one shape, as a matrix product: of a sum of products XLA makes a
-    slow loop on a CPU where an axis has length 1, as in the attention of flax."""
+    """fit(a b, x), where b may be stretched to a, as a matrix product: of a sum of products XLA
+    makes a slow loop on a CPU where an axis has length 1, as in the attention of flax."""
     if explicit_sharding(jax.typeof(a)) is not None:
         return fit(a * b, x)
+    b = jnp.broadcast_to(b, jnp.shape(a))
     kept = [d for d, n in enumerate(jnp.shape(x)) if n == jnp.shape(a)[d]]
     over = [d for d in range(jnp.ndim(a)) if d not in kept]
     sums = lax.dot_general(a, b, ((over, over), (kept, kept)), precision=lax.Precision.HIGHEST)
